@@ -1,0 +1,119 @@
+"""Ask one model everything that the cells of one benchmark lack: batch by batch, every configuration before the next batch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cells import Cell
+from .methods import Method
+from .plugin import Dataset
+from .runtime import Prepared, Runtime, Sample
+from .store import CellStore
+
+_log = logging.getLogger(__name__)
+_HOPELESS = 8  # a cell without a single answer is given up after so many failures of the model
+
+
+@dataclass
+class Work:
+    """One cell in progress."""
+
+    cell: Cell
+    method: Method
+    store: CellStore
+    missing: set[str] = field(default_factory=set)  # indices of rows without a prediction
+    finished: bool = False  # result.json is there and no row failed
+    answered: int = 0
+    failures: int = 0  # of the model, not of pictures
+    reason: str = ""  # why the cell was given up
+
+    def take_up(self, dataset: Dataset, fresh: bool) -> None:
+        """Go on where an earlier run left the cell. An answer to a picture that is another one now does not count."""
+        answers = {} if fresh else self.store.answers()
+        stamps = {row["index"]: dataset.stamp(row) for row in dataset.rows}
+        valid = {i for i, a in answers.items() if "prediction" in a and a.get("stamp", "") == stamps.get(i)}
+        self.missing = set(stamps) - valid
+        self.answered = len(stamps) - len(self.missing)
+        result = None if fresh or self.missing else self.store.result()
+        self.finished = result is not None and result["failed"] == 0
+
+
+def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_size: int, seed: int, bar: Any) -> None:
+    """All answers that the cells lack; each is on disk before the bar moves."""
+    wanted: set[str] = set().union(*(w.missing for w in works))
+    rows = [row for row in dataset.rows if row["index"] in wanted]
+    for start in range(0, len(rows), batch_size):
+        now = rows[start : start + batch_size]
+        samples, broken = _read(runtime, dataset, now)
+        stamps = {row["index"]: dataset.stamp(row) for row in now}
+        prepared: dict[tuple[str, ...], Prepared] = {}
+        with runtime.batch():
+            for work in works:
+                if work.reason:
+                    continue
+                mine = {i: s for i, s in samples.items() if i in work.missing}
+                records = [{"index": i, "error": reason} for i, reason in broken.items() if i in work.missing]
+                records += [{**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, seed, prepared)]
+                work.store.append(records)
+                _note(work, records, len(broken))
+                bar.set_postfix_str(f"{dataset.name} {work.cell.config}", refresh=False)
+                bar.update(len(records))
+
+
+def _read(runtime: Runtime, dataset: Dataset, rows: Iterable[dict[str, str]]) -> tuple[dict[str, Sample], dict[str, str]]:
+    """Decoded samples by index, and the reasons of those that cannot be decoded."""
+    samples: dict[str, Sample] = {}
+    broken: dict[str, str] = {}
+    for row in rows:
+        try:
+            samples[row["index"]] = runtime.read(dataset.message(row))
+        except Exception as error:  # decoders raise whatever a broken file makes them raise
+            broken[row["index"]] = str(error) or type(error).__name__
+            _log.warning("%s, row %s: %s", dataset.name, row["index"], broken[row["index"]])
+    return samples, broken
+
+
+def _ask(
+    runtime: Runtime, work: Work, samples: Mapping[str, Sample], seed: int, prepared: dict[tuple[str, ...], Prepared]
+) -> Iterator[dict[str, Any]]:
+    """Records of a batch, which is prepared and encoded once for all configurations.
+
+    A batch that fails is asked again one by one, so that one bad sample costs only itself.
+    """
+    if not samples:
+        return
+    indices = tuple(samples)
+    try:
+        if indices not in prepared:
+            prepared[indices] = runtime.prepare(list(samples.values()))
+            runtime.encode(prepared[indices])  # here, so that no configuration pays for the others
+        start = time.perf_counter()
+        answers = runtime.answer(prepared[indices], work.method, work.cell.config.budget, seed=seed)
+    except Exception as error:
+        if len(samples) == 1:
+            text = str(error).splitlines()[0] if str(error) else ""
+            yield {"index": indices[0], "error": f"{type(error).__name__}: {text}"}
+            return
+        for i in indices:
+            if work.failures < _HOPELESS or work.answered:
+                yield from _ask(runtime, work, {i: samples[i]}, seed, prepared)
+        return
+    share = (time.perf_counter() - start) / len(indices)
+    for i, answer in zip(indices, answers, strict=True):
+        yield {"index": i, "prediction": answer.text, "tokens": answer.tokens, "seconds": share}
+
+
+def _note(work: Work, records: Sequence[Mapping[str, Any]], broken: int) -> None:
+    """Keep count; a cell in which the model has answered nothing and failed several times is given up."""
+    good = {r["index"] for r in records if "prediction" in r}
+    errors = [r["error"] for r in records if "error" in r]
+    work.answered += len(good)
+    work.missing -= good
+    work.failures += max(0, len(errors) - broken)
+    if work.failures >= _HOPELESS and not work.answered:
+        work.reason = f"the model failed on every row, the last time with {errors[-1]}"
+        _log.error("%s is given up: %s", work.cell, work.reason)

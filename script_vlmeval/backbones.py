@@ -1,0 +1,147 @@
+"""The models that can be named: checkpoint, family, prompt and budgets of each, and how to load one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError, unknown
+from .tiny import ASSETS, N_VISUAL
+
+if TYPE_CHECKING:
+    from .query import ClipQuery
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One model under one name."""
+
+    id: str
+    checkpoint: str  # folder with a transformers checkpoint
+    family: str  # transformers model_type
+    summary: str
+    visual: int  # visual tokens of one image
+    budgets: tuple[int, ...]  # customary ones, registered with VLMEvalKit
+    prompt: str  # around {message}, the placeholders and texts of a message in their order
+    bare_questions: bool  # whether sentences that ask for a form of answer are left out of the prompt
+    image: str  # the placeholder of one image
+    clip: str  # folder with the text side of its vision tower
+    clip_sign: int  # how relevance follows from the cosine in that space, see Visual.sign
+    square: bool  # whether pictures are padded to a square with their mean colour, as LLaVA-1.5 evaluates
+    max_new_tokens: int
+
+
+BACKBONES: dict[str, Backbone] = {
+    "tiny": Backbone(
+        id="tiny",
+        checkpoint=str(ASSETS),
+        family="llava",
+        summary="embedded 2.7 M parameter LLaVA, trained on drawn scenes (ShapesVQA, ShapesYN)",
+        visual=N_VISUAL,
+        budgets=(72, 36, 16, 8),
+        prompt="{message}",
+        bare_questions=True,  # it was trained on questions alone, and answers in one word
+        image="<image>",
+        clip=str(ASSETS / "clip"),
+        clip_sign=1,  # its text tower was trained to agree with the patches that a question is about
+        square=True,
+        max_new_tokens=4,
+    ),
+}
+
+
+def backbone(name: str, checkpoints: Mapping[str, str] | None = None) -> Backbone:
+    """The record of that name, with another checkpoint folder where one is given. UserError for unknown names."""
+    if name not in BACKBONES:
+        raise unknown("model", name, BACKBONES, "See --list models.")
+    record = BACKBONES[name]
+    if folder := (checkpoints or {}).get(name):
+        record = replace(record, checkpoint=folder, clip=str(Path(folder) / "clip"))
+    return record
+
+
+def check_checkpoint(record: Backbone) -> None:
+    """UserError where the checkpoint is not there, before anything heavy is imported."""
+    folder = Path(record.checkpoint)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"No checkpoint of '{record.id}' in {folder}: expected config.json and model.safetensors there. "
+            f"Give another folder with --checkpoint {record.id}=DIR."
+        )
+
+
+def checkpoint_digest(record: Backbone) -> str:
+    """Digest of configuration, tokenizer and weights, the text side included, for the fingerprint."""
+    digest = hashlib.sha256()
+    files = {*Path(record.checkpoint).rglob("*"), *Path(record.clip).rglob("*")}
+    for file in sorted(files):
+        if file.suffix in (".json", ".safetensors"):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def check_query(record: Backbone, method: str) -> None:
+    """UserError where a method conditions on the question and the checkpoint has no text side."""
+    if not (Path(record.clip) / "config.json").is_file():
+        raise UserError(
+            f"'{method}' conditions on the question, which needs the text side of the vision tower in {record.clip}: "
+            "put a CLIP checkpoint there."
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars and load reports: we say ourselves what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load(record: Backbone, *, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
+    """(model in evaluation mode, processor padding on the left). UserError where the folder holds no model of the family."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    check_checkpoint(record)
+    try:
+        config = AutoConfig.from_pretrained(record.checkpoint)
+        if config.model_type != record.family:
+            raise UserError(f"{record.checkpoint} holds a '{config.model_type}' model, '{record.id}' is a '{record.family}'.")
+        with quiet():
+            auto: Any = AutoModelForImageTextToText  # its types do not know what output_loading_info returns
+            model, info = auto.from_pretrained(record.checkpoint, dtype=dtype, attn_implementation=attn, output_loading_info=True)
+            processor = AutoProcessor.from_pretrained(record.checkpoint)
+        model = model.eval().to(device)
+    except UserError:
+        raise
+    except Exception as error:  # a truncated file, another architecture, a missing kernel, no memory: each has its own type
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"Cannot load '{record.id}' from {record.checkpoint}: {reason}") from error
+    if missing := sorted(set(info["missing_keys"]) - {"lm_head.weight"}):  # they would be random, and scores noise
+        raise UserError(
+            f"The checkpoint {record.checkpoint} lacks {len(missing)} weights of '{record.id}', such as {missing[0]}."
+        )
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def load_query(record: Backbone, device: str) -> ClipQuery:
+    """The question's side, loaded only when a method needs it."""
+    from .query import ClipQuery
+
+    with quiet():
+        return ClipQuery.load(record.clip, sign=record.clip_sign, device=device)

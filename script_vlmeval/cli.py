@@ -1,0 +1,302 @@
+"""The door: flags in, exit status out. Nothing heavy is imported before there is work to do."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cells import Config, Scalar, parse_params, read_study
+from .errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from .benchmarks import Benchmark
+    from .sweep import Outcome
+
+_EXAMPLES = """examples:
+  python run.py --config configs/tiny.yaml                          the embedded demo, a few minutes on a laptop
+  python run.py --data MME GQA --model tiny_script_16 tiny_full     any benchmark under LMUData
+  python run.py --data my_questions.tsv --model tiny_script_16      your own table in VLMEvalKit's TSV format
+  python run.py report --work-dir results                           summary.xlsx and plots from what is on disk
+  python run.py --list models|methods|data
+
+exit status: 0 all cells done, 1 some failed (a rerun finishes them), 2 something must be changed first"""
+_DEFAULTS: dict[str, Any] = {
+    "work-dir": "results",
+    "mode": "all",
+    "limit": None,
+    "batch-size": 32,
+    "seed": 0,
+    "device": "auto",
+    "dtype": "auto",
+    "attn": "sdpa",
+}
+
+
+_CHOICES = {
+    "mode": ["all", "infer", "eval"],
+    "dtype": ["auto", "float32", "bfloat16", "float16"],
+    "attn": ["sdpa", "eager", "flash_attention_2"],
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+
+def parser() -> argparse.ArgumentParser:
+    about = "Score visual-token pruning: configurations x benchmarks -> spreadsheets."
+    p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("command", nargs="?", choices=["run", "report"], default="run", help="run, or report from disk")
+    p.add_argument("--model", nargs="+", metavar="NAME", default=[], help="configurations, such as tiny_script_16 tiny_full")
+    p.add_argument("--data", nargs="+", metavar="NAME", default=[], help="benchmarks, or paths of TSV files")
+    p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
+    p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
+    p.add_argument("--mode", choices=_CHOICES["mode"], help="infer: answers only; eval: scores only (all)")
+    p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark")
+    p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
+    p.add_argument("--param", nargs="+", metavar="K=V", default=[], help="method parameters, such as gamma=2")
+    p.add_argument("--checkpoint", nargs="+", metavar="ID=DIR", default=[], help="another checkpoint folder for a model")
+    p.add_argument("--seed", metavar="N", help="for methods that draw (0)")
+    p.add_argument("--device", help="auto, cpu, cuda, cuda:1 (auto)")
+    p.add_argument("--dtype", choices=_CHOICES["dtype"], help="auto: float32 on a CPU, else bfloat16")
+    p.add_argument("--attn", choices=_CHOICES["attn"], help="attention kernel (sdpa)")
+    p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells")
+    p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
+    p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
+    p.add_argument("--list", choices=["models", "methods", "data"], help="what can be named")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0 done, 1 some cells failed, 2 the user must change something."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return _dispatch(parser().parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. Answers so far are on disk: run the same command again to go on.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+        return 0
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    if args.list:
+        _list(args.list)
+        return 0
+    if args.command == "report":
+        return _report(Path(args.work_dir or _DEFAULTS["work-dir"]))
+    if args.fresh and args.mode == "eval":
+        raise UserError("--fresh discards the answers that --mode eval would score: give one of them.")
+    if args.fresh and args.reuse:
+        raise UserError("--fresh discards earlier results and --reuse takes them up: give one of them.")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("Several processes are not supported yet: start `python run.py ...` without torchrun.")
+    configs, data, settings = _study(args)
+    _check_names(configs)
+    if args.dry_run:
+        return _dry_run(configs, data, Path(str(settings["work-dir"])))
+    return _run(configs, data, settings, args)
+
+
+# -- what to run -------------------------------------------------------------------------------------------------------------
+def _study(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, Any]]:
+    """Configurations, benchmark names and options, from flags and the study file."""
+    settings, configs, data = dict(_DEFAULTS), [], []
+    if args.config:
+        study = read_study(args.config, _DEFAULTS)
+        configs, data = list(study.configs), list(study.data)
+        settings |= study.options
+    settings |= {k: v for k in _DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
+    if args.model:
+        configs = [Config.parse(name) for name in dict.fromkeys(args.model)]
+    configs = _with_params(configs, parse_params(args.param))
+    data = list(dict.fromkeys(args.data)) or data
+    if not configs:
+        raise UserError("No model: name configurations with --model (tiny_script_16), or a study with --config.")
+    if not data:
+        raise UserError("No benchmark: name them with --data (ShapesVQA), or in the study. `--list data` shows the names.")
+    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0)):
+        settings[key] = _integer(key, settings[key], least)
+    for key, known in _CHOICES.items():
+        if settings[key] not in known:
+            raise unknown(f"value for --{key}:", str(settings[key]), known)
+    settings["device"] = str(settings["device"])
+    return configs, data, settings
+
+
+def _integer(key: str, value: Any, least: int) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise UserError(f"--{key} {value!r} is not a whole number.") from None
+    if number < least:
+        raise UserError(f"--{key} {number}: it must be at least {least}.")
+    return number
+
+
+def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Config]:
+    """Each configuration with those of the parameters that its method has. UserError for one that no method here has."""
+    from .methods import catalogue
+
+    if not params:
+        return configs
+    known = {m.name: {p for p, _ in m.params} for m in catalogue().values()}
+    everything = set().union(*(known.get(c.method, set()) for c in configs))
+    for name in params:
+        if name not in everything:
+            raise unknown("parameter", name, everything, "(of the methods named)")
+    return [_given(c, {k: v for k, v in params.items() if k in known.get(c.method, ())}) for c in configs]
+
+
+def _given(config: Config, params: dict[str, Scalar]) -> Config:
+    """The configuration with these parameters over its own."""
+    return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
+
+
+def _check_names(configs: Sequence[Config]) -> None:
+    """UserError, with "did you mean", for a model or method that does not exist."""
+    from .backbones import backbone
+    from .methods import catalogue
+
+    for config in configs:
+        backbone(config.model)
+        if config.method not in catalogue():
+            raise unknown("method", config.method, catalogue(), f"(in '{config}'; see --list methods)")
+
+
+def _checkpoints(pairs: Sequence[str]) -> dict[str, str]:
+    from .backbones import backbone
+
+    found = {}
+    for pair in pairs:
+        name, sign, folder = pair.partition("=")
+        if not sign or not folder:
+            raise UserError(f"--checkpoint '{pair}' must be MODEL=DIR, for example tiny=/data/my-tiny.")
+        found[backbone(name).id] = folder
+    return found
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------------
+def _run(configs: list[Config], names: list[str], settings: dict[str, Any], args: argparse.Namespace) -> int:
+    from .benchmarks import resolve
+
+    data = _distinct([resolve(name) for name in names])
+    from . import sweep
+
+    options = sweep.Options(
+        work_dir=Path(str(settings["work-dir"])),
+        mode=settings["mode"],
+        limit=settings["limit"],
+        batch_size=settings["batch-size"],
+        seed=settings["seed"],
+        device=settings["device"],
+        dtype=settings["dtype"],
+        attn=settings["attn"],
+        checkpoints=_checkpoints(args.checkpoint),
+        fresh=args.fresh,
+        quiet=args.quiet,
+    )
+    outcome = sweep.run(configs, data, options)
+    if options.mode != "infer" and (outcome.done or outcome.already):
+        _report(options.work_dir)
+    _tell(outcome, options.work_dir)
+    return outcome.status
+
+
+def _distinct(data: list[Benchmark]) -> list[Benchmark]:
+    """Without repetitions. UserError for two tables of one name, which would share a folder."""
+    by_name: dict[str, Benchmark] = {}
+    for b in data:
+        if by_name.setdefault(b.name, b).host != b.host:
+            raise UserError(f"'{by_name[b.name].host}' and '{b.host}' would both be called '{b.name}': rename one of them.")
+    return list(by_name.values())
+
+
+def _tell(outcome: Outcome, work_dir: Path) -> None:
+    """What happened, in a few lines."""
+    if outcome.already and not outcome.done and not outcome.failed:
+        print(f"Nothing to do: all {len(outcome.already)} cells were done. --fresh runs them again.")
+    elif outcome.already:
+        print(f"{len(outcome.already)} cells were done before.")
+    if outcome.done:
+        print(f"{len(outcome.done)} cells done, in {work_dir}/<configuration>/<benchmark>/.")
+    for cell, rows in outcome.rows.items():
+        print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong; a rerun tries them again.", file=sys.stderr)
+    for cell, reason in outcome.failed.items():
+        print(f"NOT DONE: {cell}: {reason}", file=sys.stderr)
+
+
+def _report(work_dir: Path) -> int:
+    from .report import summarise, table
+
+    summary = summarise(work_dir)
+    print(table(summary))
+    return 0
+
+
+def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path) -> int:
+    from .benchmarks import resolve
+    from .store import CellStore, read_json
+
+    states = {"done": 0, "partial": 0, "missing": 0}
+    for config in configs:
+        for name in names:
+            store = CellStore(work_dir, str(config), resolve(name).name, {})
+            answers = sum("prediction" in a for a in store.answers().values())
+            done = (read_json(store.folder / "result.json") or {}).get("failed") == 0
+            state = "done" if done else "partial" if answers else "missing"
+            states[state] += 1
+            print(f"{state:8} {config}/{resolve(name).name}" + (f" ({answers} answers)" if answers and not done else ""))
+    print(", ".join(f"{n} {state}" for state, n in states.items()))
+    print("Only looked at what is on disk: settings are not compared, data and names known to VLMEvalKit alone are not checked.")
+    return 0
+
+
+def _list(what: str) -> None:
+    rows = {"models": _models, "methods": _methods, "data": _data}[what]()
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+
+
+def _models() -> list[tuple[str, ...]]:
+    from .backbones import BACKBONES
+
+    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "ABOUT")
+    return [head, *((b.id, b.family, str(b.visual), b.summary) for b in BACKBONES.values())]
+
+
+def _methods() -> list[tuple[str, ...]]:
+    from .methods import catalogue
+
+    head = ("METHOD", "NEEDS", "PARAMETERS", "ABOUT")
+    rows = [
+        (m.name, ", ".join(m.needs) or "-", ", ".join(f"{k}={v}" for k, v in m.params) or "-", m.summary)
+        for m in catalogue().values()
+    ]
+    return [head, *rows]
+
+
+def _data() -> list[tuple[str, ...]]:
+    from .benchmarks import BENCHMARKS
+
+    folder = Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
+    rows: list[tuple[str, ...]] = [("BENCHMARK", "VLMEVALKIT NAME", "QUESTIONS", "METRIC", "STATE", "NOTE")]
+    for b in BENCHMARKS.values():
+        there = "made on demand" if b.kind == "embedded" else "not yet" if b.kind == "planned" else None
+        state = there or ("present" if (folder / f"{b.host}.tsv").is_file() else "missing")
+        rows.append((b.name, b.host, b.questions, b.metric, state, b.note))
+    return rows

@@ -1,0 +1,80 @@
+"""One file per method; loading the folder registers them under their lower-cased class names.
+
+`catalogue()` reads the files without running them, so that a list of methods costs no torch import.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .base import METHODS as METHODS
+    from .base import Method as Method
+    from .base import Reduced as Reduced
+    from .base import Visual as Visual
+    from .base import get_method as get_method
+
+_FOLDER = Path(__file__).parent
+_LAZY = ("METHODS", "Method", "Reduced", "Visual", "get_method")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method without importing it."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    params: tuple[tuple[str, str], ...]  # name, default as written
+
+
+def _files() -> list[Path]:
+    return sorted(p for p in _FOLDER.glob("*.py") if p.stem not in ("__init__", "base"))
+
+
+def load_all() -> None:
+    """Import every method file (and torch)."""
+    for path in _files():
+        import_module(f"{__name__}.{path.stem}")
+
+
+@cache
+def catalogue() -> dict[str, MethodInfo]:
+    """Name -> MethodInfo, read from the sources alone."""
+    found: dict[str, MethodInfo] = {}
+    for path in _files():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases):
+                found[node.name.lower()] = _describe(node)
+    return found
+
+
+def _describe(node: ast.ClassDef) -> MethodInfo:
+    needs: tuple[str, ...] = ()
+    params: list[tuple[str, str]] = []
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            if line.target.id == "needs" and line.value:
+                needs = _strings(line.value)
+            elif "ClassVar" not in ast.unparse(line.annotation):
+                params.append((line.target.id, ast.unparse(line.value) if line.value else "required"))
+        elif isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "needs":
+            needs = _strings(line.value)
+    summary = (ast.get_docstring(node) or "").split("\n")[0].rstrip(".")
+    return MethodInfo(node.name.lower(), summary, needs, tuple(params))
+
+
+def _strings(node: ast.expr) -> tuple[str, ...]:
+    return tuple(sorted(str(c.value) for c in ast.walk(node) if isinstance(c, ast.Constant)))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        load_all()
+        return getattr(import_module(f"{__name__}.base"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,75 @@
+"""VLMEvalKit as the host: our models and datasets in its registries, its datasets and scorers in our runner.
+
+The only package that imports vlmeval, and only when something is asked of it:
+
+    host.py      importing vlmeval and undoing what that does to the process
+    classes.py   the model class and the dataset classes that VLMEvalKit's own runner uses
+    datasets.py  a benchmark as our runner sees it: rows, messages, score
+    hosted.py    the host's own datasets behind it; pictures.py: the user's own tables; folders.py: where data lies
+    scores.py    running a scorer and reading its verdict
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .datasets import Dataset, open_dataset
+from .scores import Score
+
+if TYPE_CHECKING:
+    from .classes import PrunedVLM
+
+__all__ = ["Dataset", "PrunedVLM", "Score", "config_names", "host_label", "open_dataset", "register"]
+
+
+def host_label() -> str:
+    """VLMEvalKit's version and flavour, for fingerprints."""
+    from .host import host
+
+    return host().label
+
+
+def config_names() -> list[str]:
+    """Every registered configuration name: each model unpruned, then each method at each of the model's budgets."""
+    from ..backbones import BACKBONES
+    from ..cells import FULL
+    from ..methods import catalogue
+
+    names = []
+    for model, record in BACKBONES.items():
+        names.append(f"{model}_{FULL}")
+        names += [f"{model}_{method}_{budget}" for method in catalogue() if method != FULL for budget in record.budgets]
+    return names
+
+
+def register() -> None:
+    """Put our model names and datasets into VLMEvalKit's registries, in place; calling it again changes nothing.
+
+    Import and call this before VLMEvalKit's runner starts. Afterwards `--model tiny_script_16 --data ShapesVQA` work there.
+    """
+    from .host import host
+
+    h = host()
+    from .classes import DATASETS, PrunedVLM
+
+    # In place, and as real partials: other modules hold the dictionary, and the runner edits `keywords` of its values.
+    h.config.supported_VLM.update({name: partial(PrunedVLM, config=name) for name in config_names()})
+    h.vlm.PrunedVLM = PrunedVLM  # `--config FILE` looks classes up by attribute
+    for cls in DATASETS:
+        setattr(h.dataset, cls.__name__, cls)
+        if cls not in h.dataset.DATASET_CLASSES:
+            h.dataset.DATASET_CLASSES.insert(0, cls)
+        known = h.dataset.SUPPORTED_DATASETS
+        known.extend(name for name in cls.supported_datasets() if name not in known)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PrunedVLM":
+        from .host import host
+
+        host()  # first, so that the import below finds vlmeval loaded and tidied up after
+        from .classes import PrunedVLM
+
+        return PrunedVLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

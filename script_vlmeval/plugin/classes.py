@@ -1,0 +1,121 @@
+"""What VLMEvalKit's own runner gets from us: a model class and two dataset classes. Imported after `host.host()` only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from vlmeval.dataset.image_vqa import ImageVQADataset
+from vlmeval.dataset.image_yorn import ImageYORNDataset
+from vlmeval.smp import LMUDataRoot
+from vlmeval.vlm.base import BaseModel
+
+from ..cells import Config, Scalar
+from .host import MARKER
+from .scores import score_exact, score_pairs
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+log = logging.getLogger(__name__)
+_RUNTIMES: dict[str, Runtime] = {}
+
+
+def runtime_of(model: str) -> Runtime:
+    """The loaded model; one for all configurations of it in this process."""
+    if model not in _RUNTIMES:
+        from ..runtime import Runtime
+
+        _RUNTIMES[model] = Runtime.load(model)
+    return _RUNTIMES[model]
+
+
+class PrunedVLM(BaseModel):  # type: ignore[misc]
+    """A configuration as a VLMEvalKit model: the runner's messages, answered by the same runtime as our own runner's.
+
+    A model that cannot be loaded raises when it is built. A sample that fails never does: the runner gets the marker that it
+    asks again on a rerun, and the reason is logged.
+    """
+
+    INTERLEAVE = True
+    VIDEO_LLM = False  # frames arrive as pictures
+
+    def __init__(self, config: str, params: Mapping[str, Scalar] | None = None, **_: Any) -> None:
+        """`config` is a name such as 'tiny_script_16'; what the runner adds for other models (use_vllm) is ignored."""
+        super().__init__()
+        from ..methods import get_method
+
+        self.config = Config.parse(config, params or {})
+        self.method = get_method(self.config.method, **dict(self.config.params))
+        self.runtime = runtime_of(self.config.model)
+
+    def generate(self, message: Any, dataset: Any = None) -> str:
+        """As the base class, but texts stay texts: it would open one that reads like a path and download one like a URL."""
+        if isinstance(message, list) and all(isinstance(part, dict) for part in message):
+            return self.generate_inner(message, dataset)
+        answer: str = super().generate(message, dataset)
+        return answer
+
+    def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: Any = None) -> str:
+        """The answer to one message. `dataset` is a name, or for video the dataset itself: neither changes the answer."""
+        try:
+            prepared = self.runtime.prepare([[dict(part) for part in message]])
+            return self.runtime.answer(prepared, self.method, self.config.budget)[0].text
+        except Exception as error:
+            name = getattr(dataset, "dataset_name", dataset)
+            log.error("%s could not answer a sample of %s: %s: %s", self.config, name, type(error).__name__, error)
+            return MARKER
+
+
+def embedded_table(name: str, folder: Path) -> Path:
+    """The TSV of an embedded benchmark in a data folder; made there when it, or its pictures, are not."""
+    from ..benchmarks import read_tsv
+    from ..tiny import write_benchmark
+
+    path = folder / f"{name}.tsv"
+    # A folder that was moved keeps the table, but the absolute paths in it lead nowhere.
+    if path.is_file() and not all(Path(row["image_path"]).is_file() for row in read_tsv(path, ("index", "image_path"))[::50]):
+        path.unlink()
+    return write_benchmark(name, folder)
+
+
+def _load(name: str) -> pd.DataFrame:
+    # Text only: with pandas' defaults the answer "None" would be lost.
+    return pd.read_csv(embedded_table(name, Path(LMUDataRoot())), sep="\t", dtype=str, keep_default_na=False)
+
+
+class ShapesVQA(ImageVQADataset):  # type: ignore[misc]
+    """Open questions about drawn scenes, scored by exact match (the host's own scorer needs ten references)."""
+
+    DATASET_URL: dict[str, str] = {"ShapesVQA": ""}  # noqa: RUF012 - the host's attribute
+    DATASET_MD5: dict[str, str] = {}  # noqa: RUF012
+
+    def load_data(self, dataset: str) -> pd.DataFrame:
+        return _load(dataset)
+
+    def evaluate(self, eval_file: str, **_: Any) -> pd.DataFrame:
+        return pd.DataFrame([score_exact(Path(eval_file)).metrics])
+
+
+class ShapesYN(ImageYORNDataset):  # type: ignore[misc]
+    """Two yes/no questions for each drawn scene, scored as MME is."""
+
+    DATASET_URL: dict[str, str] = {"ShapesYN": ""}  # noqa: RUF012
+    DATASET_MD5: dict[str, str] = {}  # noqa: RUF012
+
+    def load_data(self, dataset: str) -> pd.DataFrame:
+        return _load(dataset)
+
+    def evaluate(self, eval_file: str, **_: Any) -> pd.DataFrame:
+        return pd.DataFrame([score_pairs(Path(eval_file)).metrics])
+
+    @classmethod
+    def report_primary_metric(cls, metrics: dict[str, Any] | None) -> dict[str, Any]:
+        """Left to itself the host would name `acc` as the main figure."""
+        return {name: value for name, value in (metrics or {}).items() if name == "total"}
+
+
+DATASETS = (ShapesVQA, ShapesYN)

@@ -1,0 +1,48 @@
+"""Where tables and pictures lie, and digests of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from ..errors import UserError
+
+DATA = "LMUData"  # the host's variable
+
+
+def named_folder() -> Path | None:
+    """The folder that the host's variable names, whether it exists or not."""
+    value = os.environ.get(DATA)
+    return Path(value).expanduser().absolute() if value else None
+
+
+def data_folder() -> Path:
+    """VLMEvalKit's data folder. UserError when it does not exist: the host would go on with another one without a word."""
+    named = named_folder()
+    folder = named or Path.home() / DATA
+    if not folder.is_dir():
+        what = f"{DATA} names" if named else f"{DATA} is not set, and the default is"
+        raise UserError(f"{what} the folder {folder}, which does not exist. Set {DATA} to the folder that holds the TSV files.")
+    return folder
+
+
+def own_folder(work_dir: Path) -> Path:
+    """Where we make files: VLMEvalKit's data folder when it is set and writable, else `work_dir`/.data."""
+    named = named_folder()
+    if named and named.is_dir() and os.access(named, os.W_OK):
+        return named
+    folder = work_dir.absolute() / ".data"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made: {error.strerror}. Choose another --work-dir.") from None
+    return folder
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    total = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

@@ -1,0 +1,108 @@
+"""What `result.json` says of a finished cell: score, standard error, references, measured tokens, provenance."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import __version__, scoring, tiny
+from .cells import Cell
+from .plugin import Dataset, Score
+
+DECISIVE = ("script-vlmeval", "torch", "transformers", "ms-vlmeval")  # versions that can change an answer or a score
+_VERSIONS = (*DECISIVE, "numpy", "pillow")
+_NAMED = 20  # failed rows that are listed with their reasons
+
+
+def result(
+    cell: Cell,
+    fingerprint: Mapping[str, Any],
+    dataset: Dataset,
+    score: Score,
+    answers: Mapping[str, Mapping[str, Any]],
+    device: str,
+) -> dict[str, Any]:
+    """The content of result.json. `answers`: index -> record of the store, predictions and errors."""
+    config = cell.config
+    good = [a for a in answers.values() if "prediction" in a]
+    failed = {i: a["error"] for i, a in answers.items() if "prediction" not in a}
+    seconds = sum(a["seconds"] for a in good)
+    return {
+        "cell": {
+            "config": str(config),
+            "model": config.model,
+            "method": config.method,
+            "budget": config.budget,
+            "params": dict(config.params),
+            "benchmark": cell.benchmark,
+        },
+        "fingerprint": dict(fingerprint),
+        "metrics": score.metrics,
+        "primary": score.primary,
+        "score": score.metrics[score.primary],
+        "stderr": standard_error(dataset, score),
+        "n": len(dataset.rows),
+        "failed": len(failed),
+        "failures": dict(list(failed.items())[:_NAMED]),
+        "scorer": score.scorer,
+        "notes": list(dataset.notes),
+        "reference": tiny.reference(dataset.name, dataset.rows) if dataset.kind == "embedded" else {},
+        "tokens": _tokens([a["tokens"] for a in good]),
+        "seconds": seconds,
+        "samples_per_second": len(good) / seconds if seconds else None,
+        "provenance": provenance(device),
+    }
+
+
+def standard_error(dataset: Dataset, score: Score) -> float | None:
+    """Of the main figure, clustered by picture; None where the scorer does not say what each row is worth."""
+    if "stderr" in score.metrics:
+        return score.metrics["stderr"]
+    rows = [row for row in dataset.rows if row["index"] in (score.per_sample or {})]
+    if not rows or score.per_sample is None:
+        return None
+    values = [score.per_sample[row["index"]] for row in rows]
+    if dataset.name == "MME" and dataset.kind == "host":
+        error = scoring.mme_error(rows, values)
+    elif math.isclose(100 * statistics.fmean(values), score.metrics[score.primary], abs_tol=1e-6):
+        error = 100 * scoring.standard_error(values, [scoring.image_of(row) for row in rows])
+    else:  # the main figure is not the rows' mean
+        return None
+    return None if math.isnan(error) else error
+
+
+def _tokens(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the samples of what was measured."""
+    if not counts:
+        return {}
+    mean = {k: statistics.fmean(c[k] for c in counts) for k in ("visual_full", "visual_kept", "text")}
+    layers = [statistics.fmean(column) for column in zip(*(c["layers"] for c in counts), strict=True)]
+    return {**mean, "layers": layers, "relevance": counts[0]["relevance"]}
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Who made this, in words: versions, machine, command, date."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}},
+        "machine": f"{platform.system()} {platform.machine()}, {device}",
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def version(name: str) -> str:
+    """Of an installed distribution; our own also where it runs from a clone."""
+    if name == "script-vlmeval":
+        return __version__
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,211 @@
+"""A loaded model that answers batches of VLMEvalKit messages under a configuration.
+
+The harness and VLMEvalKit's own runner both answer through this class, so a configuration gives the same predictions in both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import backbones
+from .backbones import Backbone
+from .encode import QueryOnce, encode_once
+from .errors import UserError
+from .methods import Method
+from .prune import pruning
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Message = Sequence[Mapping[str, str]]
+
+# Sentences that ask for a form of answer. Selection conditions on the question alone, as the papers do.
+_FORMAT = re.compile(
+    r"\s*(?:Answer the question using a single word or phrase\.|Answer with the option's letter from the given choices directly\."
+    r"|Please answer yes or no\.|Please answer the question using a single word or phrase\."
+    r"|Please select the correct answer from the options above\.?)\s*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One message, decoded: its pictures, its question, and a digest of all that it holds."""
+
+    images: tuple[Image, ...]
+    prompt: str  # as the model takes it, with placeholders for the images
+    question: str  # what selection conditions on: the text without sentences that ask for a form of answer
+    digest: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch as the model takes it."""
+
+    inputs: dict[str, Any]
+    questions: list[str]
+    digests: list[str]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and the tokens that it really read: {visual_full, visual_kept (mean over layers), text, layers}."""
+
+    text: str
+    tokens: dict[str, Any]
+
+
+class Runtime:
+    """One model in memory. Pictures are decoded by `read`, batches made by `prepare`, answered by `answer`."""
+
+    def __init__(self, record: Backbone, model: Any, processor: Any, device: str) -> None:
+        self.record, self.model, self.processor, self.device = record, model, processor, device
+        self._query: QueryOnce | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        attn: str = "sdpa",
+        checkpoints: Mapping[str, str] | None = None,
+    ) -> Runtime:
+        """Load a backbone. dtype 'auto' is float32 on a CPU and bfloat16 on a GPU. UserError for what cannot be loaded."""
+        where = choose_device(device)
+        record = backbones.backbone(name, checkpoints)
+        kind = choose_dtype(dtype, where)
+        model, processor = backbones.load(record, device=where, dtype=getattr(torch, kind), attn=attn)
+        return cls(record, model, processor, where)
+
+    def read(self, message: Message) -> Sample:
+        """Decode one message. Raises ValueError, naming the file, for a picture that cannot be read."""
+        parts = [(str(part["type"]), str(part["value"])) for part in message]
+        digest, images, prompt = hashlib.sha256(), [], ""
+        for kind, value in parts:
+            if kind == "image":
+                images.append(_picture(value, digest, square=self.record.square))
+                prompt += self.record.image
+            elif kind == "text":
+                shown = _FORMAT.sub(" ", value).strip() if self.record.bare_questions else value
+                prompt += "\n" * (bool(prompt) and not prompt.endswith(self.record.image)) + shown
+            else:
+                raise ValueError(f"'{self.record.id}' reads images and text, not {kind}")
+        text = "\n".join(value for kind, value in parts if kind == "text")
+        digest.update(text.encode())
+        question = _FORMAT.sub(" ", text).strip()
+        return Sample(tuple(images), self.record.prompt.format(message=prompt), question, digest.hexdigest())
+
+    def prepare(self, items: Sequence[Sample | Message]) -> Prepared:
+        """A left-padded batch of samples, or of messages that are read first."""
+        samples = [item if isinstance(item, Sample) else self.read(item) for item in items]
+        pictures = [i for s in samples for i in s.images]
+        inputs = self.processor(text=[s.prompt for s in samples], images=pictures or None, return_tensors="pt", padding=True).to(
+            self.device
+        )
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        return Prepared(dict(inputs), [s.question for s in samples], [s.digest for s in samples])
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Within this context the vision tower and projector run once per prepared batch, whatever is asked of it."""
+        inner = self.model.model
+        with encode_once(inner.vision_tower, inner.multi_modal_projector):
+            yield
+
+    @torch.inference_mode()
+    def encode(self, prepared: Prepared) -> None:
+        """Run the vision side of a batch now, inside `batch()`, so that no configuration's time holds it."""
+        if "pixel_values" in prepared.inputs:
+            self.model.get_image_features(pixel_values=prepared.inputs["pixel_values"])
+
+    @torch.inference_mode()
+    def answer(self, prepared: Prepared, method: Method, budget: str, *, seed: int = 0) -> list[Answer]:
+        """Greedy answers of a batch under a method and budget ('' = all tokens).
+
+        Sample seeds follow from the run's seed and the sample's content, so they are the same in every batch, on every device
+        and in every runner.
+        """
+        seeds = [int(hashlib.sha256(f"{seed}:{d}".encode()).hexdigest()[:14], 16) for d in prepared.digests]
+        query = self._query_source() if {"keys", "query"} & method.needs else None
+        context = pruning(self.model, method, budget or self.record.visual, seed=seeds, question=prepared.questions, query=query)
+        with context as trace:
+            out = self.model.generate(
+                **prepared.inputs, do_sample=False, num_beams=1, max_new_tokens=self.record.max_new_tokens, use_cache=True
+            )
+            counts = self._counts(trace)
+        texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [Answer(text.strip(), {**c, "relevance": trace.relevance}) for text, c in zip(texts, counts, strict=True)]
+
+    def _query_source(self) -> QueryOnce:
+        if self._query is None:
+            self._query = QueryOnce(backbones.load_query(self.record, self.device))
+        return self._query
+
+    def _counts(self, trace: Trace) -> list[dict[str, Any]]:
+        """Per row: visual tokens before pruning, their mean over the layers, text tokens, all tokens entering each layer."""
+        assert trace.text is not None
+        assert trace.visual is not None
+        layers = trace.entering(self.model.config.text_config.num_hidden_layers).T.tolist()
+        return [
+            {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "text": t, "layers": row}
+            for v, t, row in zip(trace.visual.tolist(), trace.text.tolist(), layers, strict=True)
+        ]
+
+
+def choose_device(wanted: str) -> str:
+    """'auto' is the first GPU where there is one. UserError for one that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        gpus = torch.cuda.device_count()
+        raise UserError(f"--device '{wanted}' is not a device here: use auto, cpu or cuda (GPUs seen: {gpus}).") from None
+    return device.type if device.type == "cpu" else str(device)
+
+
+def choose_dtype(wanted: str, device: str) -> str:
+    """'auto' is float32 on a CPU, bfloat16 on a GPU."""
+    return wanted if wanted != "auto" else "float32" if device == "cpu" else "bfloat16"
+
+
+def _picture(path: str, digest: Any, *, square: bool) -> Image:
+    """A picture in RGB, its bytes added to the digest."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        data = Path(path).read_bytes()
+        digest.update(hashlib.sha256(data).digest())
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise ValueError(f"cannot read picture {path}: {error}") from None
+    return _padded(picture) if square else picture
+
+
+def _padded(picture: Image) -> Image:
+    """A square with the picture in its middle, on LLaVA's mean colour."""
+    from PIL import Image as images
+
+    side = max(picture.size)
+    if picture.size == (side, side):
+        return picture
+    canvas = images.new("RGB", (side, side), (122, 116, 104))
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return canvas

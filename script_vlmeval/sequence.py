@@ -1,0 +1,124 @@
+"""Bookkeeping of a shortened sequence: which positions are left, and masks and rotary tables gathered to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, L, D) at index (B, M)."""
+    return x[torch.arange(len(x), device=x.device)[:, None], index]
+
+
+def take_positions(positions: Tensor, index: Tensor) -> Tensor:
+    """Position ids (B, L) or, for multimodal rope, (3 or 4, B, L), at index (B, M)."""
+    b = index.shape[0]
+    if positions.ndim == 2:
+        return positions.expand(b, -1).gather(1, index)
+    return positions.expand(-1, b, -1).gather(2, index[None].expand(positions.shape[0], -1, -1))
+
+
+def take_rope(table: Tensor, index: Tensor) -> Tensor:
+    """A cosine or sine table (B or 1, L, d), or (3, B, L, d), at index (B, M)."""
+    b = index.shape[0]
+    if table.ndim == 3:
+        return table.expand(b, -1, -1).gather(1, index[..., None].expand(-1, -1, table.shape[-1]))
+    wide = index[None, ..., None].expand(table.shape[0], -1, -1, table.shape[-1])
+    return table.expand(-1, b, -1, -1).gather(2, wide)
+
+
+def take_mask(mask: Tensor | None, rows: Tensor | None, columns: Tensor, valid: Tensor) -> Tensor | None:
+    """An attention mask at query rows (None = all) and key columns: None, (B, K), or (B, 1, Q, K) bool or additive."""
+    if mask is None:
+        return None
+    b = len(columns)
+    if mask.ndim == 2:
+        return mask.expand(b, -1).gather(1, columns) & valid.to(mask.dtype)
+    mask = mask.expand(b, -1, -1, -1)
+    if rows is not None:
+        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+    mask = mask.gather(3, columns[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+    real = valid[:, None, None, :]
+    return mask & real if mask.dtype == torch.bool else mask.masked_fill(~real, torch.finfo(mask.dtype).min)
+
+
+def place(keep: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Where k kept tokens (B, G, k; -1 = merged) stand among the n of their tile: slot and origin.
+
+    Returns positions in the flattened image, (B, G * k) each. Kept tokens stand in their own slots; merged ones follow them in
+    the sequence, so the tile's last free slots are added and the tokens take the slots in order. `origin` is the position whose
+    place in space a token has.
+    """
+    real = keep >= 0
+    taken = torch.zeros(*keep.shape[:2], n + 1, device=keep.device)
+    taken.scatter_(2, torch.where(real, keep, n), 2.0)
+    late = torch.arange(n, device=keep.device) / n
+    slot = torch.maximum(taken[..., :n], late).topk(keep.shape[-1], dim=-1).indices.sort(-1).values
+    offset = torch.arange(keep.shape[1], device=keep.device)[:, None] * n
+    return (slot + offset).flatten(1), (torch.where(real, keep, slot) + offset).flatten(1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The sequence from a stage on, in coordinates of the sequence that the language model was given.
+
+    Rows with fewer tokens than the longest are padded on the left; `valid` marks real tokens.
+    """
+
+    index: Tensor  # (B, M) positions in the language model's sequence
+    origin: Tensor  # (B, M) whose position in space a token has; differs from index for merged tokens' neighbours only
+    valid: Tensor  # (B, M) bool
+    step: Tensor  # (B, M) positions in the stage before
+    rope: Any = None
+    mask: Tensor | None = None
+    ragged: bool = False  # rows of unequal length: the mask must be explicit, also where transformers would give none
+
+    @classmethod
+    def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None) -> Stage:
+        index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
+        return cls(index, index, valid, index, rope, mask)
+
+    def shrink(self, keep: Tensor, moved: Tensor) -> tuple[Stage, Tensor]:
+        """The stage without the positions that are not in keep (B, L), and the new place (B, L) of each old position."""
+        keep = keep & self.valid  # padding that no row needs any more goes as well
+        m = int(keep.sum(1).max())  # the one host synchronisation of a stage: how long the longest row still is
+        step = torch.argsort(keep.to(torch.uint8), dim=1, stable=True)[:, -m:]
+        valid = keep.gather(1, step)
+        rank = keep.long().cumsum(1) - 1 + (m - keep.sum(1, keepdim=True))
+        place = moved.gather(1, step)
+        ragged = self.rope is not None and not bool(valid.all())
+        mask = _causal(self.valid) if ragged and self.mask is None else self.mask
+        rope = None if self.rope is None else tuple(take_rope(c, place) for c in self.rope)
+        shrunk = Stage(
+            self.index.gather(1, step),
+            self.origin.gather(1, place),
+            valid,
+            step,
+            rope,
+            take_mask(mask, step, step, valid),
+            ragged,
+        )
+        return shrunk, rank
+
+    def decode_mask(self, mask: Tensor | None, start: int, past: int, new: int) -> Tensor | None:
+        """The mask of a decoding step of `new` tokens, made for the first layer's cache (`past` long, `start` of it prompt), at
+        the columns that this layer's cache holds."""
+        if mask is None and self.ragged:
+            tail = torch.ones(new, past - start + new, dtype=torch.bool, device=self.valid.device).tril(past - start)
+            prompt = self.valid[:, None, None, :].expand(-1, 1, new, -1)
+            return torch.cat([prompt, tail.expand(len(prompt), 1, -1, -1)], -1)
+        if mask is None:
+            return None
+        later = torch.arange(start, mask.shape[-1], device=mask.device).expand(len(self.index), -1)
+        columns = torch.cat([self.index, later], 1)
+        return take_mask(mask, None, columns, torch.cat([self.valid, torch.ones_like(later, dtype=torch.bool)], 1))
+
+
+def _causal(valid: Tensor) -> Tensor:
+    """(B, 1, L, L) bool."""
+    n = valid.shape[1]
+    return torch.ones(n, n, dtype=torch.bool, device=valid.device).tril() & valid[:, None, None, :]

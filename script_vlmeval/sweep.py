@@ -1,0 +1,196 @@
+"""Fill the missing cells of a study: encode once, prune many, lose nothing.
+
+Model by model, benchmark by benchmark: answers that are missing are asked for, all configurations on a batch before the next
+one is read, so pictures are decoded and encoded once. A cell whose answers are complete is scored, and its `result.json`
+closes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from . import backbones, families, methods, results
+from .asking import Work, ask_all
+from .backbones import Backbone
+from .benchmarks import Benchmark
+from .cells import Cell, Config
+from .cells import tokens as budget_tokens
+from .errors import UserError
+from .methods import Method
+from .plugin import Dataset, host_label, open_dataset
+from .report import write_predictions
+from .runtime import Runtime, choose_device, choose_dtype
+from .store import CellStore, disk
+
+_SHARED = "methods/base kernels prune observe sequence query families attention runtime encode scoring".split()
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; what to run is the study."""
+
+    work_dir: Path = Path("results")
+    mode: str = "all"  # all | infer | eval
+    limit: int | None = None
+    batch_size: int = 32
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: str = "sdpa"
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    quiet: bool = False
+
+
+@dataclass
+class Outcome:
+    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> number of rows that could not be answered."""
+
+    done: list[Cell] = field(default_factory=list)
+    already: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    rows: dict[Cell, int] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 when every cell is done without a failed row, else 1."""
+        return 1 if self.failed or self.rows else 0
+
+
+Table = tuple[Dataset, list[Work]]
+
+
+def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) -> Outcome:
+    """Answer and score every configuration on every benchmark.
+
+    UserError, before any earlier result is touched, for what cannot work: unknown names, missing data, other settings in the
+    same folder, a model that does not load.
+    """
+    made = {c: _method(c, options) for c in configs}
+    datasets = [(b, open_dataset(b, options.limit, options.work_dir)) for b in data]
+    outcome = Outcome()
+    for model in dict.fromkeys(c.model for c in configs):
+        record = backbones.backbone(model, options.checkpoints)
+        weights = backbones.checkpoint_digest(record)
+        mine = [c for c in configs if c.model == model]
+        tables = [(d, [_work(Cell(c, b.name), made[c], record, weights, d, options) for c in mine]) for b, d in datasets]
+        _fill(record, tables, options, outcome)
+    return outcome
+
+
+def _method(config: Config, options: Options) -> Method:
+    """The method of a configuration, refused where the model or its family cannot serve it."""
+    record = backbones.backbone(config.model, options.checkpoints)
+    backbones.check_checkpoint(record)
+    if config.budget and budget_tokens(config.budget, record.visual) > record.visual:
+        raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
+    method = methods.get_method(config.method, **dict(config.params))
+    families.FAMILIES[record.family].require(config.method, method.needs)
+    if "query" in method.needs:
+        backbones.check_query(record, config.method)
+    return method
+
+
+def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> Work:
+    """A cell to work on; refused, with nothing written, where its folder holds results of other settings."""
+    settings = fingerprint(cell, method, record, weights, dataset, options)
+    store = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings)
+    if not options.fresh:
+        store.check()
+    work = Work(cell, method, store)
+    work.take_up(dataset, options.fresh)
+    return work
+
+
+def fingerprint(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> dict[str, Any]:
+    """Everything that could change the score of a cell, as JSON scalars."""
+    fields: dict[str, Any] = asdict(method)  # type: ignore[call-overload]  # every method is a dataclass
+    return {
+        "config": str(cell.config),
+        **{f"method {name}": value for name, value in fields.items()},
+        "code": _code(cell.config.method),
+        "checkpoint": weights,
+        "prompt": record.prompt,
+        "square": record.square,
+        "max_new_tokens": record.max_new_tokens,
+        "benchmark": dataset.name,
+        "data": dataset.digest,
+        "rows": len(dataset.rows),
+        "seed": options.seed,
+        "dtype": choose_dtype(options.dtype, choose_device(options.device)),
+        "attn": options.attn,
+        "host": host_label(),
+        **{name: results.version(name) for name in results.DECISIVE},
+    }
+
+
+@cache
+def _code(method: str) -> str:
+    """Digest of the sources that make answers and scores: those that methods share, and the method's own file."""
+    digest = hashlib.sha256()
+    for name in (*_SHARED, f"methods/{method}"):
+        file = _HERE / f"{name}.py"
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _fill(record: Backbone, tables: Sequence[Table], options: Options, outcome: Outcome) -> None:
+    """Answer and close one model's cells, benchmark by benchmark. The model loads before anything is written."""
+    total = 0 if options.mode == "eval" else sum(len(w.missing) for _, works in tables for w in works)
+    runtime: Runtime | None = None
+    if total:
+        runtime = Runtime.load(
+            record.id, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.checkpoints
+        )
+    with tqdm(total=total, unit="answer", desc=record.id, disable=True if options.quiet or not total else None) as bar:
+        for dataset, works in tables:
+            with ExitStack() as stack:
+                for work in works:
+                    if not work.finished or options.mode == "eval":
+                        work.store.open(fresh=options.fresh)
+                        stack.callback(work.store.close)
+                open_works = [w for w in works if w.missing]
+                if runtime and open_works:
+                    for work in open_works:
+                        work.store.reopen()
+                    ask_all(runtime, dataset, open_works, options.batch_size, options.seed, bar)
+                for work in works:
+                    _close(work, dataset, options, outcome)
+
+
+def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> None:
+    """Score a cell and finish it, or say why not."""
+    if work.finished and options.mode != "eval":
+        outcome.already.append(work.cell)
+        return
+    if work.reason:
+        outcome.failed[work.cell] = work.reason
+        return
+    answers = work.store.answers()
+    unanswered = [row["index"] for row in dataset.rows if row["index"] not in answers]
+    if unanswered:
+        outcome.failed[work.cell] = f"{len(unanswered)} of {len(dataset.rows)} rows have no answer: run it without --mode eval"
+        return
+    if failed := sum("prediction" not in a for a in answers.values()):
+        outcome.rows[work.cell] = failed
+    predictions = {i: a["prediction"] for i, a in answers.items() if "prediction" in a}  # a failed row's cell stays empty: wrong
+    write_predictions(work.store.workbook, dataset.rows, predictions)
+    if options.mode != "infer":
+        try:
+            with disk(work.store.folder):
+                score = dataset.score(work.store.workbook)
+        except UserError as error:
+            outcome.failed[work.cell] = str(error)
+            return
+        device = choose_device(options.device)
+        work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device))
+    outcome.done.append(work.cell)

@@ -1,0 +1,40 @@
+"""What a pruned prefill really did, measured where it happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Trace:
+    """The last prefill: enough to count FLOPs, size the cache and draw the kept tokens.
+
+    Tensors stay on the model's device until somebody looks, so that tracing does not stall it.
+    """
+
+    text: Tensor | None = None  # (B,) text tokens
+    visual: Tensor | None = None  # (B,) visual tokens before pruning
+    stages: dict[int, Tensor] = field(default_factory=dict)  # stage -> (B,) real tokens, text included, from there on
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)  # stage -> per group (I, G, k) positions in the image, -1 merged
+    lengths: list[int] = field(default_factory=list)  # padded sequence length that entered each layer
+    relevance: str = "none"  # clip | llm | none: where the question's relevance came from
+
+    def begin(self, text: Tensor, visual: Tensor) -> None:
+        """Forget the prefill before."""
+        self.text, self.visual, self.relevance = text, visual, "none"
+        self.stages.clear()
+        self.kept.clear()
+        self.lengths.clear()
+
+    def entering(self, n_layers: int) -> Tensor:
+        """(n_layers, B) real tokens, text included, that entered each layer."""
+        assert self.text is not None, "no prefill has run yet"
+        assert self.visual is not None
+        now, rows = self.text + self.visual, []
+        for layer in range(n_layers):
+            now = self.stages.get(layer, now)
+            rows.append(now)
+        return torch.stack(rows)

@@ -1,0 +1,66 @@
+"""What every test may rely on: few threads, no display, no network, an empty data folder of its own, the recorded oracles."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set before anything imports torch, transformers or vlmeval: each reads its own once, at import. Subprocesses inherit them.
+for variable, value in {
+    "OMP_NUM_THREADS": "1",  # the models are small, and threads that wait for each other on a busy machine cost more
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "Agg",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLMEVALKIT_USE_MODELSCOPE": "0",
+}.items():
+    os.environ[variable] = value
+for secret in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "HF_TOKEN"):  # no test may reach a judge or a hub by accident
+    os.environ.pop(secret, None)
+
+# Times on a busy machine say nothing about the code, and a failure that cannot be repeated helps nobody.
+settings.register_profile("repository", deadline=None, derandomize=True)
+settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """Connections in this process to anything but this computer fail at once."""
+    connect = socket.socket.connect
+
+    def local_only(sock: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else ""  # a Unix socket's address is a path
+        if host not in ("", "localhost", "::1") and not str(host).startswith("127."):
+            raise OSError(f"the tests work without network: {address}")
+        connect(sock, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_only)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """VLMEvalKit's data folder (`LMUData`): empty at the start, so that nobody's own files are read or written."""
+    folder = tmp_path_factory.mktemp("LMUData")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMUData", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the oracles and the real pictures: $SHARED, or `shared` beside the repository."""
+    folder = Path(os.environ.get("SHARED") or ROOT.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no oracles: {folder} is not there (set SHARED to the folder that holds them)")
+    return folder

@@ -1,0 +1,79 @@
+"""The door: names, flags and errors, without loading a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from script_vlmeval.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The message of a run that must be refused, in one line, with status 2."""
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--model", "tinny_script_16", "--data", "ShapesVQA"], "Did you mean 'tiny'?"),
+        (["--model", "tiny_scirpt_16", "--data", "ShapesVQA"], "Did you mean 'script'?"),
+        (["--model", "tiny_script_0", "--data", "ShapesVQA"], "at least 1"),
+        (["--model", "tiny_script_-4", "--data", "ShapesVQA"], "negative"),
+        (["--model", "tiny_script_many", "--data", "ShapesVQA"], "not a number"),
+        (["--model", "tiny_script", "--data", "ShapesVQA"], "no budget"),
+        (["--model", "tiny_script_16"], "No benchmark"),
+        (["--data", "ShapesVQA"], "No model"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--limit", "0"], "at least 1"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--limit", "few"], "not a whole number"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--batch-size", "-1"], "at least 1"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--param", "gama=2"], "Did you mean 'gamma'?"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--param", "gamma"], "name=value"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--checkpoint", "tiny"], "MODEL=DIR"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--fresh", "--reuse"], "one of them"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--no-such-flag"], "See --help"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]):
+    assert part in refused(capsys, *argv)
+
+
+def test_several_processes_are_refused_for_now(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun" in refused(capsys, "--model", "tiny_full", "--data", "ShapesVQA")
+
+
+@pytest.mark.parametrize(
+    ("what", "names"), [("models", ["tiny"]), ("methods", ["script", "cdpruner"]), ("data", ["ShapesVQA", "GQA"])]
+)
+def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["--list", what]) == 0
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(names) <= set(first)
+
+
+def test_dry_run_touches_nothing(tmp_path, capsys: pytest.CaptureFixture[str]):
+    argv = ["--config", str(ROOT / "configs/tiny.yaml"), "--work-dir", str(tmp_path / "results"), "--dry-run"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "missing  tiny_script_16/ShapesVQA" in out
+    assert "26 missing" in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_run_py_reports_errors_without_a_traceback():
+    done = subprocess.run(
+        [sys.executable, "run.py", "--model", "tiny_script_0"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "at least 1" in done.stderr

@@ -1,0 +1,318 @@
+"""Spreadsheets keep every text, and the summary has the numbers that the results on disk have."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from script_vlmeval import celltext, report
+from script_vlmeval.errors import UserError
+
+NASTY = [
+    "=1+1", "+1", "-1", "@SUM(A1)", "#N/A", "#REF!", "=", "'=1", "None", "NA", "nan", "null", "007", "1e5", "TRUE", "2024-01-01",
+    "", " ", "  a  ", "\n", "a\nb", "a\r\nb", "a\rb", "\t", "\u2028", "\x85", "\xa0", "\u200f\u05e9\u05dc\u05d5\u05dd",
+    "\U0001f600", "<b>&amp;</b>", "]]>", '"', "_x", "_x0041", "__", "é", "e\u0301",
+]  # fmt: skip
+ESCAPED = [
+    "\x00",
+    "a\x07b",
+    "_x0041_",
+    "_x0041_x0042_",
+    "_x0041\x07",
+    "__x005f_",
+    "\ud800",
+    "\uffff",
+    "_\x1f_x000d_",
+    "\ufffe_x0001\ud83d",
+]
+
+
+def row(index: int, **more: str) -> dict[str, str]:
+    return {"index": str(index), "image": "aGVsbG8=", "question": "What?", "answer": "yes", **more}
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_excel(path, dtype=str, keep_default_na=False)
+
+
+def round_trip(texts: list[str], path: Path) -> list[str]:
+    report.write_predictions(path, [row(i) for i in range(len(texts))], {str(i): text for i, text in enumerate(texts)})
+    return list(read(path)["prediction"])
+
+
+def test_columns_are_the_hosts(tmp_path: Path):
+    path = tmp_path / "a.xlsx"
+    rows = [row(3, A="red", category="c"), row(1, A="007", category="=1")]
+    report.write_predictions(path, rows, {"1": "None", "9": "nobody's"})
+    table = read(path)
+    assert list(table.columns) == ["index", "question", "answer", "A", "category", "prediction"]
+    assert table.to_numpy().tolist() == [["3", "What?", "yes", "red", "c", ""], ["1", "What?", "yes", "007", "=1", "None"]]
+    sheet = openpyxl.load_workbook(path).active
+    assert sheet.freeze_panes == "B2"
+    assert {cell.data_type for line in sheet.iter_rows() for cell in line if cell.value is not None} == {"s"}
+
+
+def test_plain_texts_survive_as_they_are(tmp_path: Path):
+    assert round_trip(NASTY, tmp_path / "a.xlsx") == NASTY
+
+
+def test_what_xml_cannot_hold_is_escaped(tmp_path: Path):
+    found = round_trip(ESCAPED, tmp_path / "a.xlsx")
+    assert found[:3] == ["_x0000_", "a_x0007_b", "_x005F_x0041_"]
+    assert [celltext.unescape(text) for text in found] == ESCAPED
+
+
+PIECES = st.sampled_from([*NASTY, *ESCAPED, "_x00", "41_", "x0041_", "_"])
+TEXTS = st.one_of(st.text(st.characters()), st.lists(PIECES, max_size=5).map("".join))
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXTS, min_size=20, max_size=30))
+def test_any_text_survives(tmp_path: Path, texts: list[str]):
+    found = round_trip(texts, tmp_path / "fuzz.xlsx")
+    assert [celltext.unescape(text) for text in found] == texts
+
+
+@pytest.mark.parametrize("unit", ["a", "\U0001f600", "\x07", "_x0041_", "ab_"])
+@pytest.mark.parametrize("extra", [-1, 0, 1, 5, 6, 7, 8, 9000])
+def test_long_texts_are_cut_and_say_so(tmp_path: Path, unit: str, extra: int):
+    per = len(celltext.escape(unit).encode("utf-16-le")) // 2
+    text = unit * (celltext.CELL_LIMIT // per) + "z" * (celltext.CELL_LIMIT % per + extra)
+    fits = extra <= 0
+    found = round_trip([text], tmp_path / "a.xlsx")[0]
+    assert len(found.encode("utf-16-le")) <= 2 * celltext.CELL_LIMIT
+    if fits:
+        assert celltext.unescape(found) == text
+    else:
+        kept = celltext.unescape(found.removesuffix(celltext.CUT))
+        assert found.endswith(celltext.CUT)
+        assert text.startswith(kept)
+        assert len(celltext.escape(kept).encode("utf-16-le")) // 2 > celltext.CELL_LIMIT - 60
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path):
+    round_trip(NASTY, tmp_path / "a.xlsx")
+    first = (tmp_path / "a.xlsx").read_bytes()
+    round_trip(NASTY, tmp_path / "a.xlsx")
+    assert (tmp_path / "a.xlsx").read_bytes() == first
+    assert os.listdir(tmp_path) == ["a.xlsx"]
+
+
+def test_a_workbook_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file"):
+        report.write_predictions(tmp_path / "file" / "a.xlsx", [row(1)], {})
+
+
+# The summary -------------------------------------------------------------------------------------------------------------------
+
+
+def result(config: str, benchmark: str, score: float, **more: Any) -> dict[str, Any]:
+    model, method, budget = [*config.split("_"), ""][:3]
+    kept = float(budget) if budget.isdecimal() else 36.0 if budget else 144.0
+    return {
+        "cell": {"config": config, "model": model, "method": method, "budget": budget, "params": {}, "benchmark": benchmark},
+        "fingerprint": {"seed": 0, "dataset": "abc"},
+        "metrics": {"Overall": score, "color": score / 2},
+        "primary": "Overall",
+        "score": score,
+        "stderr": 1.0,
+        "n": 100,
+        "failed": 0,
+        "scorer": "host 1.0",
+        "reference": {"chance": 20.0, "blind": 35.0},
+        "tokens": {"visual_full": 144.0, "visual_kept": kept, "text": 20.0, "layers": [kept] * 6},
+        "seconds": 12.5,
+        "samples_per_second": 8.0,
+        "provenance": {"versions": {"torch": "2.6.1"}, "command": "=run", "started": "2026-01-01T00:00:00", "machine": "cpu"},
+        **more,
+    }
+
+
+def put(work_dir: Path, config: str, benchmark: str, score: float, **more: Any) -> Path:
+    path = work_dir / config / benchmark / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(result(config, benchmark, score, **more)))
+    return path
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    put(tmp_path, "tiny_full", "ShapesVQA", 90.0)
+    put(tmp_path, "tiny_full", "ShapesYN", 1600.0, reference={"chance": None, "blind": None})
+    put(tmp_path, "tiny_script_16", "ShapesVQA", 81.0)
+    put(tmp_path, "tiny_script_16", "ShapesYN", 1200.0, failed=3, reference={"chance": None, "blind": None})
+    put(tmp_path, "tiny_random_16", "ShapesVQA", 45.0, stderr=None)
+    put(tmp_path, "tiny_script_72", "ShapesVQA", 90.0)
+    put(tmp_path, "tiny_random_72", "ShapesVQA", 60.0)
+    started = tmp_path / "tiny_random_16" / "ShapesYN"
+    started.mkdir(parents=True)
+    (started / "predictions.jsonl").write_text("")
+    return tmp_path
+
+
+def sheet_of(summary: report.Summary, name: str) -> pd.DataFrame:
+    return pd.read_excel(summary.workbook, sheet_name=name, keep_default_na=False)
+
+
+def test_the_overview_has_scores_and_retention(work_dir: Path):
+    table = sheet_of(report.summarise(work_dir), "overview").set_index("config")
+    order = ["tiny_full", "tiny_random_72", "tiny_script_72", "tiny_random_16", "tiny_script_16"]
+    assert list(table.index) == [*order, "(chance, tiny)", "(image-blind, tiny)"]
+    assert table.loc["tiny_script_16", "ShapesVQA retention %"] == pytest.approx(90.0)
+    assert table.loc["tiny_script_16", "ShapesYN retention %"] == pytest.approx(75.0)
+    assert table.loc["tiny_script_16", "mean retention %"] == pytest.approx(82.5)
+    assert table.loc["tiny_full", "mean retention %"] == pytest.approx(100.0)
+    assert table.loc["tiny_random_16", "ShapesYN"] == "unfinished"
+    assert table.loc["tiny_random_72", "ShapesYN"] == ""
+    assert table.loc["(chance, tiny)", "ShapesVQA"] == 20.0
+    assert table.loc["(image-blind, tiny)", "ShapesVQA"] == 35.0
+
+
+def cell_of(summary: report.Summary, config: str, column: str) -> Any:
+    sheet = openpyxl.load_workbook(summary.workbook)["overview"]
+    at = [cell.value for cell in sheet[1]].index(column)
+    return next(line[at] for line in sheet.iter_rows() if line[0].value == config)
+
+
+def test_the_best_is_bold_and_the_incomplete_is_marked(work_dir: Path):
+    summary = report.summarise(work_dir)
+    bold = {
+        c
+        for c in ("tiny_full", "tiny_random_72", "tiny_script_72", "tiny_random_16", "tiny_script_16")
+        if cell_of(summary, c, "ShapesVQA").font.b
+    }
+    assert bold == {"tiny_script_72", "tiny_script_16"}
+    marked = cell_of(summary, "tiny_script_16", "ShapesYN")
+    assert marked.number_format == '0.00" *"'
+    assert marked.value == 1200
+    assert marked.fill.fgColor.rgb == cell_of(summary, "tiny_random_16", "ShapesYN").fill.fgColor.rgb == "00FBE3D0"
+    assert cell_of(summary, "tiny_script_16", "ShapesVQA").fill.fill_type is None
+
+
+def test_the_long_sheet_has_one_row_per_cell(work_dir: Path):
+    table = sheet_of(report.summarise(work_dir), "long")
+    assert len(table) == 7
+    line = table[(table["config"] == "tiny_script_16") & (table["benchmark"] == "ShapesYN")].iloc[0]
+    assert [line["score"], line["standard error"], line["n"], line["failed"]] == [1200, 1, 100, 3]
+    assert [line["95% low"], line["95% high"]] == [pytest.approx(1198.04), pytest.approx(1201.96)]
+    assert [line["visual tokens"], line["of"], line["seconds without encoder"], line["answers/s"], line["scorer"]] == [
+        16,
+        144,
+        12.5,
+        8,
+        "host 1.0",
+    ]
+    unknown = table[table["config"] == "tiny_random_16"].iloc[0]
+    assert [unknown["standard error"], unknown["95% low"]] == ["", ""]
+
+
+def test_the_other_sheets(work_dir: Path):
+    summary = report.summarise(work_dir)
+    workbook = openpyxl.load_workbook(summary.workbook)
+    assert workbook.sheetnames == ["overview", "long", "ShapesVQA", "ShapesYN", "provenance", "notes"]
+    assert sheet_of(summary, "ShapesVQA")["color"].tolist() == [45.0, 30.0, 45.0, 22.5, 40.5]
+    provenance = sheet_of(summary, "provenance")
+    assert provenance.loc[0, ["versions.torch", "command", "fingerprint.seed"]].tolist() == ["2.6.1", "=run", 0]
+    assert all(sheet.freeze_panes == "B2" and sheet.auto_filter.ref for sheet in workbook)
+    assert not [cell for sheet in workbook for line in sheet.iter_rows() for cell in line if cell.data_type == "f"]
+
+
+def test_the_table_is_aligned_and_has_the_numbers(work_dir: Path):
+    lines = report.table(report.summarise(work_dir)).splitlines()
+    assert len({len(line) for line in lines[:8]}) == 1
+    assert lines[0].split()[:2] == ["config", "ShapesVQA"]
+    line = next(line for line in lines if line.startswith("tiny_script_16"))
+    assert line.split() == ["tiny_script_16", "81.00", "1.96", "90.00", "1200.00*", "1.96", "75.00", "82.50*"]
+    assert lines[-1].startswith("* incomplete")
+
+
+def test_the_plot_is_a_picture_and_rebuilding_changes_nothing(work_dir: Path):
+    summary = report.summarise(work_dir)
+    assert summary.plot == work_dir / "accuracy.png"
+    before = summary.plot.read_bytes(), summary.workbook.read_bytes()
+    assert before[0].startswith(b"\x89PNG")
+    report.summarise(work_dir)
+    assert (summary.plot.read_bytes(), summary.workbook.read_bytes()) == before
+
+
+def test_only_unpruned_results_have_no_plot(tmp_path: Path):
+    put(tmp_path, "tiny_full", "ShapesVQA", 90.0)
+    assert report.summarise(tmp_path).plot is None
+    assert not (tmp_path / "accuracy.png").exists()
+
+
+def test_shares_lie_at_the_tokens_that_were_kept(tmp_path: Path):
+    put(tmp_path, "tiny_script_25pct", "ShapesVQA", 80.0)
+    put(tmp_path, "tiny_script_16", "ShapesVQA", 70.0)
+    assert [row.tokens for row in report.summarise(tmp_path).rows] == [36.0, 16.0]
+
+
+def test_no_retention_against_other_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    put(tmp_path, "tiny_full", "ShapesVQA", 90.0, n=1000)
+    put(tmp_path, "tiny_script_16", "ShapesVQA", 80.0, n=50)
+    assert [row.retention for row in report.summarise(tmp_path).rows] == [100.0, None]
+    assert "50 rows, but 1000" in caplog.text
+
+
+BROKEN = [b"", b"{", b"[1]", b"{}", b"\xff\xfe", b'{"cell": 3}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_corrupt_result_is_skipped_with_a_warning(work_dir: Path, content: bytes, caplog: pytest.LogCaptureFixture):
+    (work_dir / "tiny_script_72" / "ShapesVQA" / "result.json").write_bytes(content)
+    summary = report.summarise(work_dir)
+    assert len(summary.rows) == 6
+    assert summary.gaps["tiny_script_72", "ShapesVQA"] == "unreadable"
+    assert "tiny_script_72" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"score": None}, {"score": "9"}, {"score": True}, {"metrics": None}, {"n": None}, {"cell": {"config": "tiny_full"}}],
+    ids=str,
+)
+def test_a_foreign_result_is_skipped(work_dir: Path, change: dict[str, Any]):
+    data = result("tiny_script_72", "ShapesVQA", 1.0) | change
+    (work_dir / "tiny_script_72" / "ShapesVQA" / "result.json").write_text(json.dumps(data))
+    assert report.summarise(work_dir).gaps["tiny_script_72", "ShapesVQA"] == "unreadable"
+
+
+def test_a_result_in_another_cells_folder_is_not_that_cells(work_dir: Path, caplog: pytest.LogCaptureFixture):
+    data = result("tiny_full", "ShapesVQA", 99.0)
+    (work_dir / "tiny_script_72" / "ShapesVQA" / "result.json").write_text(json.dumps(data))
+    assert "unreadable" in report.summarise(work_dir).gaps.values()
+    assert "it is about tiny_full" in caplog.text
+
+
+def test_foreign_folders_are_ignored(work_dir: Path):
+    (work_dir / "my notes" / "sub").mkdir(parents=True)
+    (work_dir / "my notes" / "sub" / "result.json").write_text("{}")
+    assert len(report.summarise(work_dir).rows) == 7
+
+
+def test_benchmarks_with_awkward_names_get_a_sheet(tmp_path: Path):
+    for name in ("overview", "a[1]:b*?", "x" * 60, "x" * 60 + "y"):
+        put(tmp_path, "tiny_full", name, 50.0)
+    sheets = openpyxl.load_workbook(report.summarise(tmp_path).workbook).sheetnames
+    assert len(sheets) == 8
+    assert max(map(len, sheets)) <= 31
+
+
+def test_no_results_say_so(tmp_path: Path):
+    with pytest.raises(UserError, match="no results"):
+        report.summarise(tmp_path)
+    with pytest.raises(UserError, match="no results"):
+        report.summarise(tmp_path / "missing")
+    (tmp_path / "tiny_full" / "MME").mkdir(parents=True)
+    (tmp_path / "tiny_full" / "MME" / "cell.json").write_text("{}")
+    with pytest.raises(UserError, match="1 begun"):
+        report.summarise(tmp_path)

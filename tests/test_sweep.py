@@ -1,0 +1,268 @@
+"""The main job end to end on the embedded model: cells, resume, failed rows, spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from script_vlmeval.cli import main
+
+openpyxl = pytest.importorskip("openpyxl")
+NAMES = ["tiny_full", "tiny_random_16", "tiny_cdpruner_16", "tiny_script_16"]
+
+
+def result(work_dir: Path, config: str, benchmark: str) -> dict:
+    return json.loads((work_dir / config / benchmark / "result.json").read_text())
+
+
+def predictions(work_dir: Path, config: str, benchmark: str) -> list[str]:
+    sheet = openpyxl.load_workbook(work_dir / config / benchmark / f"{config}_{benchmark}.xlsx").active
+    head = [cell.value for cell in sheet[1]]
+    return [row[head.index("prediction")].value for row in sheet.iter_rows(min_row=2)]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sweep, done once."""
+    work_dir = tmp_path_factory.mktemp("sweep")
+    argv = ["--model", *NAMES, "--data", "ShapesVQA", "ShapesYN", "--limit", "48", "--work-dir", str(work_dir), "--quiet"]
+    assert main(argv) == 0
+    return work_dir
+
+
+def test_every_cell_has_its_files(swept: Path):
+    for config in NAMES:
+        for benchmark in ("ShapesVQA", "ShapesYN"):
+            found = result(swept, config, benchmark)
+            assert found["n"] == len(predictions(swept, config, benchmark)) == 48
+            assert found["failed"] == 0
+            assert found["score"] == found["metrics"][found["primary"]]
+    assert (swept / "summary.xlsx").is_file()
+    assert (swept / "accuracy.png").is_file()
+
+
+def test_tokens_are_measured(swept: Path):
+    assert result(swept, "tiny_full", "ShapesVQA")["tokens"]["visual_kept"] == 144
+    for config in NAMES[1:]:
+        tokens = result(swept, config, "ShapesVQA")["tokens"]
+        assert tokens["visual_full"] == 144
+        assert tokens["visual_kept"] == 16
+        assert len(tokens["layers"]) == 6
+        assert all(layer == pytest.approx(16 + tokens["text"]) for layer in tokens["layers"])
+    assert result(swept, "tiny_script_16", "ShapesVQA")["tokens"]["relevance"] == "clip"
+
+
+def test_the_vision_tower_runs_once_per_batch_whatever_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from script_vlmeval.runtime import Runtime
+
+    calls: list[int] = []
+    load = Runtime.load.__func__
+
+    def counted(cls: type[Runtime], *args: object, **kwargs: object) -> Runtime:
+        runtime = load(cls, *args, **kwargs)
+        tower = runtime.model.model.vision_tower
+        embed = getattr(tower, "vision_model", tower).embeddings.patch_embedding
+        embed.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+        return runtime
+
+    monkeypatch.setattr(Runtime, "load", classmethod(counted))
+    argv = [
+        "--model",
+        *NAMES,
+        "--data",
+        "ShapesVQA",
+        "--limit",
+        "20",
+        "--batch-size",
+        "8",
+        "--work-dir",
+        str(tmp_path),
+        "--quiet",
+    ]
+    assert main(argv) == 0
+    assert calls == [8, 8, 4]
+
+
+def test_a_mended_row_takes_the_result_back_even_if_the_run_stops_before_scoring(tmp_path: Path):
+    table = own_table(tmp_path, rows=4, broken=1)
+    argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 1
+    shutil.copy(tmp_path / "pictures" / "2.png", tmp_path / "pictures" / "1.png")
+    assert main([*argv, "--mode", "infer"]) == 0
+    assert not (tmp_path / "out/tiny_full/mine/result.json").exists()
+    assert main(argv) == 0
+    assert result(tmp_path / "out", "tiny_full", "mine")["failed"] == 0
+
+
+def test_an_answer_to_another_picture_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    table = own_table(tmp_path, rows=4, broken=-1)
+    argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 0
+    shutil.copy(tmp_path / "pictures" / "0.png", tmp_path / "pictures" / "3.png")
+    assert main(argv) == 0
+    lines = (tmp_path / "out/tiny_full/mine/predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == ["0", "1", "2", "3", "3"]
+
+
+def test_a_start_that_fails_leaves_the_answers_alone(swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    work_dir = tmp_path / "copy"
+    shutil.copytree(swept, work_dir)
+    before = {p: p.read_bytes() for p in work_dir.glob("tiny_*/*/*")}
+    base = ["--model", *NAMES, "--data", "ShapesVQA", "--limit", "48", "--work-dir", str(work_dir), "--quiet", "--fresh"]
+    assert main([*base, "--device", "cuda:99"]) == 2
+    assert main([*base, "--mode", "eval"]) == 2
+    (tmp_path / "half").mkdir()
+    shutil.copytree(ROOT / "script_vlmeval/assets/tiny", tmp_path / "half", dirs_exist_ok=True)
+    weights = tmp_path / "half" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert main([*base, "--checkpoint", f"tiny={tmp_path / 'half'}"]) == 2
+    assert "Cannot load 'tiny'" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in work_dir.glob("tiny_*/*/*")} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--model", "tiny_script_500"], "144 visual tokens"),
+        (["--model", "tiny_script_16", "--param", "tau=abc"], "takes tau as float"),
+        (["--model", "tiny_script_16", "--param", "n_keep=20.5"], "takes n_keep as int | None"),
+        (["--model", "tiny_script_16", "--checkpoint", "tiny=/nowhere"], "expected config.json"),
+        (["--model", "tiny_script_16", "--device", "abacus"], "not a device"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_starts(
+    argv: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*argv, "--data", "ShapesVQA", "--limit", "4", "--work-dir", str(tmp_path), "--quiet"]) == 2
+    assert part in capsys.readouterr().err
+    assert not list(tmp_path.glob("tiny_*"))
+
+
+def test_two_tables_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["--model", "tiny_full", "--data", "a/q.tsv", "b/q.tsv", "--work-dir", str(tmp_path)]) == 2
+    assert "both be called 'q'" in capsys.readouterr().err
+
+
+def test_a_rerun_does_nothing_and_says_so(swept: Path, capsys: pytest.CaptureFixture[str]):
+    before = {p: p.stat().st_mtime_ns for p in swept.glob("*/*/*")}
+    argv = ["--model", *NAMES, "--data", "ShapesVQA", "ShapesYN", "--limit", "48", "--work-dir", str(swept), "--quiet"]
+    assert main(argv) == 0
+    assert "Nothing to do: all 8 cells were done" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in swept.glob("*/*/*")} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(swept: Path, capsys: pytest.CaptureFixture[str]):
+    before = result(swept, "tiny_random_16", "ShapesVQA")
+    argv = ["--model", "tiny_random_16", "--data", "ShapesVQA", "--limit", "48", "--work-dir", str(swept), "--seed", "1"]
+    assert main(argv) == 2
+    assert "seed: 0 -> 1" in capsys.readouterr().err
+    assert result(swept, "tiny_random_16", "ShapesVQA") == before
+
+
+def test_batch_size_does_not_change_answers(swept: Path, tmp_path: Path):
+    argv = [
+        "--model",
+        *NAMES,
+        "--data",
+        "ShapesVQA",
+        "--limit",
+        "20",
+        "--work-dir",
+        str(tmp_path),
+        "--quiet",
+        "--batch-size",
+        "7",
+    ]
+    assert main(argv) == 0
+    for config in NAMES:
+        assert predictions(tmp_path, config, "ShapesVQA") == predictions(swept, config, "ShapesVQA")[:20]
+
+
+def own_table(folder: Path, rows: int, broken: int) -> Path:
+    """A table over embedded pictures, one of them undecodable."""
+    from script_vlmeval.tiny import write_benchmark
+
+    source = list(csv.DictReader(write_benchmark("ShapesVQA", folder / "lmu").open(), delimiter="\t"))[:rows]
+    (folder / "pictures").mkdir()
+    table = folder / "mine.tsv"
+    with table.open("w", newline="") as file:
+        out = csv.writer(file, delimiter="\t", lineterminator="\n")
+        out.writerow(["index", "image_path", "question", "answer"])
+        for i, row in enumerate(source):
+            picture = folder / "pictures" / f"{i}.png"
+            shutil.copy(row["image_path"], picture)
+            if i == broken:
+                picture.write_bytes(picture.read_bytes()[:60])
+            out.writerow([i, f"pictures/{i}.png", row["question"], row["answer"]])
+    return table
+
+
+def test_an_undecodable_picture_fails_its_row_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    table = own_table(tmp_path, rows=6, broken=3)
+    argv = ["--model", "tiny_script_16", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 1
+    found = result(tmp_path / "out", "tiny_script_16", "mine")
+    assert (found["n"], found["failed"]) == (6, 1)
+    assert list(found["failures"]) == ["3"]
+    assert "FAILED ROWS: tiny_script_16/mine: 1" in capsys.readouterr().err
+    # the picture is mended: only that row is asked again, and the cell is whole
+    shutil.copy(tmp_path / "pictures" / "2.png", tmp_path / "pictures" / "3.png")
+    assert main(argv) == 0
+    assert result(tmp_path / "out", "tiny_script_16", "mine")["failed"] == 0
+
+
+def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, swept: Path):
+    """SIGKILL in the middle of the answers; the rerun ends with the predictions of an undisturbed run."""
+    argv = [
+        "--model",
+        *NAMES,
+        "--data",
+        "ShapesVQA",
+        "--limit",
+        "48",
+        "--batch-size",
+        "4",
+        "--work-dir",
+        str(tmp_path),
+        "--quiet",
+    ]
+    child = subprocess.Popen([sys.executable, "run.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    answers = tmp_path / "tiny_full" / "ShapesVQA" / "predictions.jsonl"
+    deadline = time.monotonic() + 90
+    while (
+        child.poll() is None and time.monotonic() < deadline and not (answers.is_file() and answers.read_bytes().count(b"\n") > 8)
+    ):
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = answers.read_bytes().count(b"\n")
+    assert 8 < kept < 48
+    assert main(argv) == 0
+    for config in NAMES:
+        assert predictions(tmp_path, config, "ShapesVQA") == predictions(swept, config, "ShapesVQA")
+    assert answers.read_bytes().count(b"\n") == 48
+
+
+def test_a_missing_table_says_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "lmu").mkdir()
+    monkeypatch.setenv("LMUData", str(tmp_path / "lmu"))
+    assert main(["--model", "tiny_full", "--data", "GQA", "--work-dir", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "GQA_TestDev_Balanced.tsv" in err
+    assert str(tmp_path / "lmu") in err
+
+
+def test_a_work_dir_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("not a folder")
+    assert main(["--model", "tiny_full", "--data", "ShapesVQA", "--limit", "4", "--work-dir", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
