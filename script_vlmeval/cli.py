@@ -232,7 +232,8 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
     elif outcome.already:
         print(f"{len(outcome.already)} cells were done before.")
     if outcome.done:
-        print(f"{len(outcome.done)} cells done, in {work_dir}/<configuration>/<benchmark>/.")
+        cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
+        print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
     for cell, rows in outcome.rows.items():
         print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong; a rerun tries them again.", file=sys.stderr)
     for cell, reason in outcome.failed.items():
@@ -244,6 +245,7 @@ def _report(work_dir: Path) -> int:
 
     summary = summarise(work_dir)
     print(table(summary))
+    print(f"Tables: {summary.workbook}" + (f"; plot: {summary.plot}" if summary.plot else ""))
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import models
 import pytest
 import torch
+import transformers
 from models import LAYERS, N, Prompt, random_prompt
 from torch import Tensor, nn
 
@@ -381,6 +382,12 @@ def test_beam_scores_equal_the_reference(reference: Reference, name: str):
         torch.testing.assert_close(score, expected, atol=1e-3, rtol=0)
 
 
+def since_5(reason: str) -> pytest.MarkDecorator:
+    """Left out where transformers 4 itself, unpruned, cannot do it."""
+    return pytest.mark.skipif(transformers.__version__.startswith("4."), reason=f"transformers 4 {reason}")
+
+
+@since_5("gives beams of rows with several images the wrong ones")
 @pytest.mark.parametrize("name", ["cdpruner", "random"])
 def test_beams_of_a_row_share_its_question_and_seed(name: str):
     """Rows are repeated after the vision encoder ran; the first step of every beam is the greedy one's."""
@@ -394,6 +401,7 @@ def test_beams_of_a_row_share_its_question_and_seed(name: str):
     assert torch.equal(kept, greedy.kept[0][of_image])
 
 
+@since_5("fails in prompt lookup without an end token")
 @pytest.mark.parametrize("name", ["before", "fastv"])
 def test_speculation_equals_greedy_decoding(name: str):
     """Prompt lookup guesses several tokens at once and takes rejected ones back out of the shortened cache."""
@@ -409,8 +417,10 @@ def test_speculation_equals_greedy_decoding(name: str):
 # -- what cannot work is refused -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["before", "fastv"])
 def test_a_static_cache_is_refused(name: str):
+    subject = models.random_llava()
+    vars(subject.model).pop("_cache", None)  # transformers 4 keeps a static cache there, half made since the refusal before
     with pytest.raises(UserError, match="static cache"):
-        models.run(models.random_llava(), [random_prompt()], METHODS_HERE[name], steps=3, cache_implementation="static")
+        models.run(subject, [random_prompt()], METHODS_HERE[name], steps=3, cache_implementation="static")
 
 
 def test_stages_inside_need_a_cache():
@@ -418,6 +428,7 @@ def test_stages_inside_need_a_cache():
         models.run(models.random_llava(), [random_prompt()], METHODS_HERE["fastv"], steps=3, use_cache=False)
 
 
+@since_5("cannot cut a prompt inside an image")
 @pytest.mark.parametrize("name", ["before", "fastv", "script"])
 @pytest.mark.parametrize("chunk", [8, 3 + N, 4 + N])
 def test_chunked_prefill_is_refused_or_changes_nothing(name: str, chunk: int):
