@@ -146,10 +146,13 @@ def _retention(row: Row, full: Row | None) -> float | None:
     """None without an unpruned score, or when that one was measured on other rows or by another metric."""
     if full is None or full.score <= 0 or full.metric != row.metric:
         return None
-    if full.n == row.n:
-        return 100 * row.score / full.score
-    _log.warning("%s on %s: %d rows, but %d of %s: no retention", row.config, row.benchmark, row.n, full.n, full.config)
-    return None
+    if full.n != row.n:
+        _log.warning("%s on %s: %d rows, but %d of %s: no retention", row.config, row.benchmark, row.n, full.n, full.config)
+        return None
+    if at(full.data, "fingerprint.data") != at(row.data, "fingerprint.data"):
+        _log.warning("%s on %s: %s saw another table: no retention", row.config, row.benchmark, full.config)
+        return None
+    return 100 * row.score / full.score
 
 
 def _mean_retention(summary: Summary, config: str) -> Styled:

@@ -263,6 +263,13 @@ def test_no_retention_against_other_rows(tmp_path: Path, caplog: pytest.LogCaptu
     assert "50 rows, but 1000" in caplog.text
 
 
+def test_no_retention_against_another_table(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    put(tmp_path, "tiny_full", "ShapesVQA", 90.0, fingerprint={"data": "one"})
+    put(tmp_path, "tiny_script_16", "ShapesVQA", 80.0, fingerprint={"data": "other"})
+    assert [row.retention for row in report.summarise(tmp_path).rows] == [100.0, None]
+    assert "another table" in caplog.text
+
+
 BROKEN = [b"", b"{", b"[1]", b"{}", b"\xff\xfe", b'{"cell": 3}', b"[" * 100_000]
 
 
