@@ -29,6 +29,7 @@ class Work:
     finished: bool = False  # result.json is there and no row failed
     answered: int = 0
     failures: int = 0  # of the model, not of pictures
+    errors: dict[str, str] = field(default_factory=dict)  # index -> why this run has no answer
     reason: str = ""  # why the cell was given up
 
     def take_up(self, dataset: Dataset, fresh: bool) -> None:
@@ -40,6 +41,15 @@ class Work:
         self.answered = len(stamps) - len(self.missing)
         result = None if fresh or self.missing else self.store.result()
         self.finished = result is not None and result["failed"] == 0
+
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """Index -> the store's record that counts now: not an old answer to a picture that has changed or broken since."""
+        records = self.store.answers()
+        for i in self.missing:
+            reason = self.errors.get(i) or records.pop(i, {}).get("error")
+            if reason:
+                records[i] = {"index": i, "error": reason}
+        return records
 
 
 def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_size: int, seed: int, bar: Any) -> None:
@@ -59,7 +69,7 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
                 records = [{"index": i, "error": reason} for i, reason in broken.items() if i in work.missing]
                 records += [{**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, seed, prepared)]
                 work.store.append(records)
-                _note(work, records, len(broken))
+                _note(work, records)
                 bar.set_postfix_str(f"{dataset.name} {work.cell.config}", refresh=False)
                 bar.update(len(records))
 
@@ -95,6 +105,7 @@ def _ask(
         answers = runtime.answer(prepared[indices], work.method, work.cell.config.budget, seed=seed)
     except Exception as error:
         if len(samples) == 1:
+            work.failures += 1
             text = str(error).splitlines()[0] if str(error) else ""
             yield {"index": indices[0], "error": f"{type(error).__name__}: {text}"}
             return
@@ -107,13 +118,12 @@ def _ask(
         yield {"index": i, "prediction": answer.text, "tokens": answer.tokens, "seconds": share}
 
 
-def _note(work: Work, records: Sequence[Mapping[str, Any]], broken: int) -> None:
+def _note(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
     """Keep count; a cell in which the model has answered nothing and failed several times is given up."""
     good = {r["index"] for r in records if "prediction" in r}
-    errors = [r["error"] for r in records if "error" in r]
+    work.errors |= {r["index"]: r["error"] for r in records if "error" in r}
     work.answered += len(good)
     work.missing -= good
-    work.failures += max(0, len(errors) - broken)
     if work.failures >= _HOPELESS and not work.answered:
-        work.reason = f"the model failed on every row, the last time with {errors[-1]}"
+        work.reason = f"the model failed on every row, the last time with {records[-1]['error']}"
         _log.error("%s is given up: %s", work.cell, work.reason)

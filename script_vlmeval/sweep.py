@@ -175,7 +175,7 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
     if work.reason:
         outcome.failed[work.cell] = work.reason
         return
-    answers = work.store.answers()
+    answers = work.answers()
     unanswered = [row["index"] for row in dataset.rows if row["index"] not in answers]
     if unanswered:
         outcome.failed[work.cell] = f"{len(unanswered)} of {len(dataset.rows)} rows have no answer: run it without --mode eval"

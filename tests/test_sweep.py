@@ -114,6 +114,38 @@ def test_an_answer_to_another_picture_does_not_count(tmp_path: Path, capsys: pyt
     assert [json.loads(line)["index"] for line in lines] == ["0", "1", "2", "3", "3"]
 
 
+def test_an_old_answer_does_not_stand_in_for_a_picture_that_broke(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    table = own_table(tmp_path, rows=4, broken=-1)
+    argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 0
+    (tmp_path / "pictures" / "3.png").write_bytes(b"no picture")
+    assert main([*argv, "--mode", "eval"]) == 1
+    assert "1 of 4 rows have no answer" in capsys.readouterr().err
+    assert main(argv) == 1
+    found = result(tmp_path / "out", "tiny_full", "mine")
+    assert (found["failed"], list(found["failures"])) == (1, ["3"])
+    assert predictions(tmp_path / "out", "tiny_full", "mine")[3] is None
+
+
+def test_a_model_that_always_fails_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from script_vlmeval.runtime import Runtime
+
+    asked: list[int] = []
+
+    def broken(self: Runtime, prepared: object, *args: object, **kwargs: object) -> None:
+        asked.append(len(prepared))
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Runtime, "answer", broken)
+    argv = ["--model", "tiny_full", "--data", "ShapesVQA", "--limit", "40", "--work-dir", str(tmp_path), "--quiet"]
+    assert main(argv) == 1
+    assert "the model failed on every row, the last time with RuntimeError: out of order" in capsys.readouterr().err
+    assert asked == [32] + [1] * 8
+    assert not (tmp_path / "tiny_full/ShapesVQA/result.json").exists()
+
+
 def test_a_start_that_fails_leaves_the_answers_alone(swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     work_dir = tmp_path / "copy"
     shutil.copytree(swept, work_dir)
