@@ -30,7 +30,7 @@ from .report import write_predictions
 from .runtime import Runtime, choose_device, choose_dtype
 from .store import CellStore, disk
 
-_SHARED = "methods/base kernels prune observe sequence query families attention runtime encode scoring".split()
+_SHARED = "methods/base kernels/basic kernels/dpp kernels/graph prune observe sequence query families attention runtime encode scoring".split()
 _HERE = Path(__file__).parent
 
 

@@ -21,7 +21,7 @@ ROWS = {
     9: "sweep",
     8: "results asking",
     7: "report plugin",
-    6: "runtime draw",
+    6: "runtime draw conformance",
     5: "backbones prune",
     4: "tiny observe encode benchmarks",
     3: "query families attention",
@@ -39,6 +39,8 @@ ONLY = {
     "pandas": "report plugin",
     "openpyxl": "report",
     "matplotlib": "draw",
+    "hypothesis": "conformance",
+    "triton": "kernels",
     "transformers": "tiny backbones prune families query attention",
 }
 # A method is a pure function of tensors; these see nothing but the standard library and, at most, this.
@@ -46,7 +48,8 @@ PURE = {
     "errors": "",
     **dict.fromkeys(("scoring", "store", "shapes", "celltext"), "numpy"),
     **dict.fromkeys(("sequence", "trace"), "torch"),
-    **dict.fromkeys(("kernels", "methods"), "torch numpy"),
+    "methods": "torch numpy",
+    "kernels": "torch numpy triton",
 }
 
 HEAVY = ("torch", "transformers", "vlmeval")  # what the door must not load

@@ -44,7 +44,7 @@ class Recording:
         return kernels.greedy_map(kernels.unit(self.features), self.relevance(per_tile=per_tile), min(self.t, self.n)).numpy()
 
     def script_picks(self) -> np.ndarray:
-        return get_method("script").order(kernels.unit(self.features), self.relevance(per_tile=True), min(self.t, self.n)).numpy()
+        return get_method("script").picks(kernels.unit(self.features), self.relevance(per_tile=True), min(self.t, self.n)).numpy()
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class MethodInfo:
 
 
 def _files() -> list[Path]:
-    return sorted(p for p in _FOLDER.glob("*.py") if p.stem not in ("__init__", "base"))
+    return sorted(p for p in _FOLDER.glob("*.py") if p.stem != "base" and not p.stem.startswith("_"))
 
 
 def load_all() -> None:
@@ -49,9 +49,15 @@ def catalogue() -> dict[str, MethodInfo]:
     found: dict[str, MethodInfo] = {}
     for path in _files():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases):
+            if isinstance(node, ast.ClassDef) and _derives(node):
                 found[node.name.lower()] = _describe(node)
     return found
+
+
+def _derives(node: ast.ClassDef) -> bool:
+    """Whether it is a method of its own: derived from Method itself, and not kept out of the registry."""
+    kept_out = any(k.arg == "register" for k in node.keywords)
+    return not kept_out and any(isinstance(b, ast.Name) and b.id == "Method" for b in node.bases)
 
 
 def _describe(node: ast.ClassDef) -> MethodInfo:

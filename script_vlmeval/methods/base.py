@@ -2,14 +2,14 @@
 
 A method is a pure function of tensors over a batch of images of one shape. It knows no model, no tokenizer and no benchmark.
 Subclass `Method` as a frozen dataclass in a file of its own in this folder; the fields are its hyper-parameters, the class name
-in lower case is the name that users type.
+in lower case is the name that users type. Files whose name begins with an underscore define no method of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,12 +40,31 @@ class Visual:
     grid: tuple[int, int] | None = None  # rows, columns of a tile
     seed: Tensor | None = None  # (B,) per-sample seed, the same on every device, rank and batch size
     sign: int = -1  # how relevance follows from cosine(keys, query) in this space: -1 in CLIP's (patches of LLaVA), +1 elsewhere
+    resized: Callable[[int, int], Tensor] | None = None  # rows, columns -> (B, G, rows * columns, D): the picture shrunk first
+    shown: Tensor | None = None  # (B, G, N) bool: False = padding around the picture; None = no padding
+    text: Tensor | None = None  # (B, M, D) the prompt's tokens after the image, as they stand at this stage
+    text_mask: Tensor | None = None  # (B, M) bool, True = real
+    text_keys: Tensor | None = None  # (B, M, H) attention keys of the layer before the stage, heads side by side
+    layer_keys: Tensor | None = None  # (B, G, N, H) the same of the visual tokens
+    norm: Callable[[Tensor], Tensor] | None = None  # the language model's final norm
+    gate: Tensor | None = None  # (B, G, N) in [0, 1]: how distinct a token is; set by centring alone
+    tiles: int = 1  # how many tiles or frames a joint view holds, one after the other, N / tiles tokens each
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """B, G, N."""
         b, g, n = self.tokens.shape[:3]
         return b, g, n
+
+    def joined(self) -> Visual:
+        """All tiles of an image side by side, for methods that choose among all of them: (B, G, N, ...) -> (B, 1, G * N, ...)."""
+        given: dict[str, Any] = {name: x.flatten(1, 2)[:, None] for name in _PER_TOKEN if (x := getattr(self, name)) is not None}
+        if (resized := self.resized) is not None:
+            given["resized"] = lambda rows, columns: resized(rows, columns).flatten(1, 2)[:, None]
+        return replace(self, **given, tiles=self.tiles * self.shape[1])
+
+
+_PER_TOKEN = ("tokens", "keys", "saliency", "attention", "encoded", "encoder_keys", "shown", "layer_keys", "gate")
 
 
 @dataclass(frozen=True)
@@ -57,13 +76,17 @@ class Reduced:
 
 
 class Method:
-    """Override exactly one of `score`, `select`, `reduce`; the others follow. Budgets k are per tile (or frame)."""
+    """Override exactly one of `score`, `order`, `select`, `reduce`; the others follow. Budgets k are per tile (or frame)."""
 
     name: ClassVar[str] = "method"
     needs: ClassVar[frozenset[str]] = frozenset()  # optional Visual fields that it reads; checked before weights load
+    joint: ClassVar[bool] = False  # chooses among all tiles of an image: it sees G = 1 and k times the number of tiles
+    changes: ClassVar[bool] = False  # tokens that stand for a position may have other features than the original there
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
+    def __init_subclass__(cls, register: bool = True, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        if not register:
+            return
         cls.name = cls.__name__.lower()
         if cls.name in METHODS and METHODS[cls.name].__module__ != cls.__module__:
             raise UserError(f"Two methods are called '{cls.name}': {METHODS[cls.name].__module__} and {cls.__module__}.")
@@ -73,18 +96,40 @@ class Method:
         """Stage -> visual tokens kept from there on. Stage 0 is before the language model, stage i the entry of its layer i."""
         return {0: budget}
 
+    def source(self) -> str:
+        """Where the question comes from: `auto` (what the model family has), `clip`, `llm` (the question's embeddings in the
+        language model) or `words` (the same of its content words alone)."""
+        return "auto"
+
     def score(self, visual: Visual) -> Tensor:
         """(B, G, N) importance; the k highest are kept, ties to the lower index."""
-        raise NotImplementedError(f"'{self.name}' overrides none of score, select, reduce")
+        raise NotImplementedError(f"'{self.name}' overrides none of score, order, select, reduce")
+
+    def order(self, visual: Visual, k: int) -> Tensor:
+        """(B, G, k) indices into N, best first, so that the first j are the choice at budget j."""
+        score = self.score(visual).float()
+        require_finite(score, f"the scores of '{self.name}'")
+        return score.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
     def select(self, visual: Visual, k: int) -> Tensor:
         """(B, G, k) indices into N, ascending."""
-        order = self.score(visual).float().sort(dim=-1, descending=True, stable=True).indices
-        return order[..., :k].sort(-1).values
+        return self.order(visual, k).sort(-1).values
 
     def reduce(self, visual: Visual, k: int) -> Reduced:
         """The kept tokens with their features."""
         return take(visual, self.select(visual, k))
+
+    @property
+    def nested(self) -> bool:
+        """Whether a smaller budget keeps a part of what a larger one keeps, so that one run serves all budgets."""
+        return type(self).select is Method.select and type(self).reduce is Method.reduce
+
+    def select_many(self, visual: Visual, budgets: Sequence[int]) -> list[Tensor]:
+        """`select` at several budgets; from one run at the largest where the method is nested."""
+        if not self.nested or not budgets:
+            return [self.select(visual, k) for k in budgets]
+        order = self.order(visual, max(budgets))
+        return [order[..., :k].sort(-1).values for k in budgets]
 
     def __call__(self, visual: Visual, k: int) -> Reduced:
         """`reduce` behind its guards: k >= N keeps everything, non-finite features and malformed results are refused.
@@ -92,15 +137,25 @@ class Method:
         Raises UserError for a budget below 1, for NaN or inf in the tokens and for a missing field; a method that returns
         another number of tokens than asked for is an error too, never a silently short set.
         """
-        if k < 1:
-            raise UserError(f"'{self.name}' was asked to keep {k} visual tokens; a budget is at least 1.")
+        visual, k = self.guarded(visual, k)
         if k >= visual.shape[2]:
             return take(visual, torch.arange(visual.shape[2], device=visual.tokens.device).expand(visual.shape))
+        return self.checked(visual, k, self.reduce(visual, k))
+
+    def guarded(self, visual: Visual, k: int) -> tuple[Visual, int]:
+        """What the method will see, and its budget there. UserError for what it cannot work with."""
+        if k < 1:
+            raise UserError(f"'{self.name}' was asked to keep {k} visual tokens; a budget is at least 1.")
+        if self.joint and visual.shape[1] > 1:
+            visual, k = visual.joined(), k * visual.shape[1]
         for field in sorted(self.needs):
             if getattr(visual, field) is None and field not in ("query", "attention"):  # no question; no layer before stage 0
                 raise UserError(f"'{self.name}' needs '{field}' of the visual tokens, which this model does not give.")
         require_finite(visual.tokens, f"the visual tokens given to '{self.name}'")
-        reduced = self.reduce(visual, k)
+        return visual, k
+
+    def checked(self, visual: Visual, k: int, reduced: Reduced) -> Reduced:
+        """The result, where it is well formed; UserError otherwise."""
         expected = (*visual.shape[:2], k)
         if tuple(reduced.keep.shape) != expected or tuple(reduced.tokens.shape[:3]) != expected:
             raise UserError(f"'{self.name}' returned {tuple(reduced.keep.shape)} indices where {expected} were asked for.")

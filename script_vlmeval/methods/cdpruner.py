@@ -37,11 +37,11 @@ class CDPruner(Method):
         if self.scope not in ("image", "tile"):
             raise UserError(f"'{self.name}' has scope 'image' or 'tile', not {self.scope!r}.")
 
-    def select(self, visual: Visual, k: int) -> Tensor:
+    def order(self, visual: Visual, k: int) -> Tensor:
         b, g, n = visual.shape
         features = kernels.unit(visual.tokens).flatten(0, 1)
         weight = conditioned(visual, self.sign, per_tile=self.scope == "tile")
-        return kernels.greedy_map(features, weight, min(k, n)).sort(-1).values.view(b, g, -1)
+        return kernels.greedy_map(features, weight, min(k, n)).view(b, g, -1)
 
 
 def check_sign(name: str, sign: int | None) -> None:

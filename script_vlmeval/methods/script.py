@@ -51,9 +51,9 @@ class Script(Method):
         k = min(k, n)
         features = kernels.unit(visual.tokens).flatten(0, 1)
         weight = conditioned(visual, self.sign, per_tile=True)
-        return self.order(features, weight, k).sort(-1).values.view(b, g, k)
+        return self.picks(features, weight, k).sort(-1).values.view(b, g, k)
 
-    def order(self, features: Tensor, weight: Tensor | None, k: int) -> Tensor:
+    def picks(self, features: Tensor, weight: Tensor | None, k: int) -> Tensor:
         """(R, k) picks: the core in the DPP's order, then the continuation."""
         graph = self.graph_set(features, k)
         proposed = kernels.greedy_map(features, weight, k)

@@ -1,0 +1,1 @@
+"""The laws of a pruning method and recordings of official code, for any method."""

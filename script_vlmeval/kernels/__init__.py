@@ -1,0 +1,9 @@
+"""Tensor algorithms that methods share: relevance, greedy MAP of a DPP, max-min and coverage selection, redundancy graphs.
+
+All are batched over leading dimensions, run in float32 whatever the input, and never ask the device for a value inside a loop.
+"""
+
+from .basic import relevance as relevance
+from .basic import unit as unit
+from .dpp import greedy_map as greedy_map
+from .graph import bipartite_redundancy as bipartite_redundancy

@@ -1,0 +1,47 @@
+"""Rows of unit length, and relevance to a question."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+_EPS = 1e-12  # lower bound of a norm
+_FLAT = 1e-6  # a relevance with a smaller range says nothing
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of unit length in float32; a zero row stays zero. Raises UserError for NaN or inf."""
+    x = x.float()
+    norm: Tensor = x.norm(dim=-1, keepdim=True)
+    if not bool(torch.isfinite(norm).all()):
+        raise UserError("NaN or infinity in the features; a selection from them would be arbitrary. Try another --dtype.")
+    return torch.div(x, norm.clamp_min(_EPS))
+
+
+def relevance(
+    keys: Tensor | None, query: Tensor | None, query_mask: Tensor | None = None, *, sign: int = 1, per_tile: bool = False
+) -> Tensor | None:
+    """(B, G, N) relevance of tokens `keys` (B, G, N, C) to a question `query` (B, M, C), min-max normalised to [0, 1].
+
+    The mean cosine over the question's rows, times `sign`. Minimum and maximum are those of the image (all tiles), or of each
+    tile; 1e-6 is added to the numerator only, as CDPruner's release does. A range below 1e-6 gives 1 everywhere (plain
+    diversity), where the release divides by zero. None, with a warning, where there is no question.
+    """
+    if keys is None or query is None or (query_mask is not None and not bool(query_mask.any())):
+        warnings.warn("no question text to condition on: tokens are selected by diversity alone", stacklevel=3)
+        return None
+    rows = unit(query)
+    if query_mask is None:
+        direction = rows.mean(1)
+    else:
+        weight = query_mask.to(rows.dtype)
+        direction = (rows * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp_min(1)
+    rho = sign * torch.einsum("bgnc,bc->bgn", unit(keys), direction)
+    dims = (-1,) if per_tile else (-2, -1)
+    low, high = rho.amin(dims, keepdim=True), rho.amax(dims, keepdim=True)
+    span = high - low
+    return torch.where(span < _FLAT, torch.ones_like(rho), (rho - low + 1e-6) / span.clamp_min(_FLAT))

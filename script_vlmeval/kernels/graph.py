@@ -1,0 +1,28 @@
+"""Redundancy of tokens in a similarity graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bipartite_redundancy(features: Tensor, tau: float, gamma: float, *, both: bool = False) -> Tensor:
+    """(R, N) redundancy of tokens in the graph between even (source) and odd (destination) raster positions.
+
+    features (R, N, D) of unit rows. A source token with c similarities >= tau to destination tokens, of mean mu, scores
+    c / #destinations * exp(gamma (mu - tau)), 0 without such neighbours. Destination tokens score 0 unless `both`.
+    """
+    similarity = torch.bmm(features[:, 0::2], features[:, 1::2].transpose(1, 2))
+    score = features.new_zeros(features.shape[:2])
+    score[:, 0::2] = _degree_score(similarity, tau, gamma)
+    if both:
+        score[:, 1::2] = _degree_score(similarity.transpose(1, 2), tau, gamma)
+    return score
+
+
+def _degree_score(similarity: Tensor, tau: float, gamma: float) -> Tensor:
+    near = similarity >= tau
+    degree = near.sum(-1)
+    mean = similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
+    score = degree / max(similarity.shape[-1], 1) * torch.exp(gamma * (mean - tau))
+    return score.masked_fill(degree == 0, 0)
