@@ -56,6 +56,9 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
     """All answers that the cells lack; each is on disk before the bar moves."""
     wanted: set[str] = set().union(*(w.missing for w in works))
     rows = [row for row in dataset.rows if row["index"] in wanted]
+    budgets: dict[Method, list[str]] = {}
+    for work in works:
+        budgets.setdefault(work.method, []).append(work.cell.config.budget)
     for start in range(0, len(rows), batch_size):
         now = rows[start : start + batch_size]
         samples, broken = _read(runtime, dataset, now)
@@ -67,7 +70,9 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
                     continue
                 mine = {i: s for i, s in samples.items() if i in work.missing}
                 records = [{"index": i, "error": reason} for i, reason in broken.items() if i in work.missing]
-                records += [{**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, seed, prepared)]
+                records += [
+                    {**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, seed, prepared, budgets[work.method])
+                ]
                 work.store.append(records)
                 _note(work, records)
                 bar.set_postfix_str(f"{dataset.name} {work.cell.config}", refresh=False)
@@ -88,7 +93,12 @@ def _read(runtime: Runtime, dataset: Dataset, rows: Iterable[dict[str, str]]) ->
 
 
 def _ask(
-    runtime: Runtime, work: Work, samples: Mapping[str, Sample], seed: int, prepared: dict[tuple[str, ...], Prepared]
+    runtime: Runtime,
+    work: Work,
+    samples: Mapping[str, Sample],
+    seed: int,
+    prepared: dict[tuple[str, ...], Prepared],
+    budgets: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Records of a batch, which is prepared and encoded once for all configurations.
 
@@ -102,7 +112,7 @@ def _ask(
             prepared[indices] = runtime.prepare(list(samples.values()))
             runtime.encode(prepared[indices])  # here, so that no configuration pays for the others
         start = time.perf_counter()
-        answers = runtime.answer(prepared[indices], work.method, work.cell.config.budget, seed=seed)
+        answers = runtime.answer(prepared[indices], work.method, work.cell.config.budget, seed=seed, budgets=budgets)
     except Exception as error:
         if len(samples) == 1:
             work.failures += 1
@@ -111,7 +121,7 @@ def _ask(
             return
         for i in indices:
             if work.failures < _HOPELESS or work.answered:
-                yield from _ask(runtime, work, {i: samples[i]}, seed, prepared)
+                yield from _ask(runtime, work, {i: samples[i]}, seed, prepared, budgets)
         return
     share = (time.perf_counter() - start) / len(indices)
     for i, answer in zip(indices, answers, strict=True):

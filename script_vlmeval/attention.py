@@ -1,4 +1,4 @@
-"""The attention row that a method needs, from the layer's own code, on any attention backend.
+"""The attention rows that methods need, from the layers' own code, on any attention backend.
 
 `output_attentions` forces the eager kernel and N x N memory. Instead the text config's attention function is swapped for one
 that captures the rotated queries and keys and stops there, so projections, norms, grouping and rotary embedding are all the
@@ -32,20 +32,37 @@ def _register() -> None:
     AttentionInterface.register(_NAME, _capture)
 
 
-def project(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Rotated queries (B, H, L, d) and keys (B, H_kv, L, d) of a decoder layer, from its un-normed input (B, L, D)."""
+def _captured(attention: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, H, L, d) as an attention module hands them to its kernel."""
     _register()
-    attention: Any = layer.self_attn
-    norm: Any = layer.input_layernorm
     config, previous = attention.config, attention.config._attn_implementation
     config._attn_implementation_internal = _NAME
     try:
-        attention(hidden_states=norm(hidden), position_embeddings=rope, attention_mask=None)
+        attention(attention_mask=None, **inputs)
     except _CapturedError as captured:
         return captured.query, captured.key
     finally:
         config._attn_implementation_internal = previous
     raise RuntimeError(f"{type(attention).__name__} does not go through transformers' attention interface")
+
+
+def project(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Rotated queries (B, H, L, d) and keys (B, H_kv, L, d) of a decoder layer, from its un-normed input (B, L, D)."""
+    norm: Any = layer.input_layernorm
+    return _captured(layer.self_attn, hidden_states=norm(hidden), position_embeddings=rope)
+
+
+def from_cls(layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """What a vision encoder's CLS token, the first of `hidden` (B, 1 + N, E), attends to in one of its layers.
+
+    (B, N) attention after the softmax over all tokens, heads averaged, CLS's own share left out and not made up for; and the
+    (B, N, d) keys of the other tokens, heads averaged. In fp32.
+    """
+    attention: Any = layer.self_attn
+    norm: Any = layer.layer_norm1
+    query, key = _captured(attention, hidden_states=norm(hidden))
+    scores = torch.matmul(query[:, :, :1].float(), key.float().transpose(2, 3)) * attention.scale
+    return torch.softmax(scores, -1)[:, :, 0, 1:].mean(1), key[:, :, 1:].float().mean(1)
 
 
 def last_row(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, ...], mask: Tensor | None, keys: Tensor | None) -> Tensor:

@@ -7,12 +7,13 @@ very objects that the modules returned, whatever transformers makes of them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from .methods import Method, Visual
 from .query import QuerySource
 
 
@@ -63,14 +64,34 @@ class QueryOnce:
     def __init__(self, source: QuerySource) -> None:
         self.name, self.sign, self._source = source.name, source.sign, source
         self._asked: tuple[list[str], tuple[Tensor, Tensor]] | None = None
-        self._patches: tuple[Tensor, Tensor] | None = None
+        self._patches: tuple[Tensor, Tensor | None] | None = None
 
     def encode(self, questions: list[str]) -> tuple[Tensor, Tensor]:
         if self._asked is None or self._asked[0] != questions:
             self._asked = (list(questions), self._source.encode(questions))
         return self._asked[1]
 
-    def keys(self, model: nn.Module, selected: Tensor) -> Tensor:
+    def keys(self, model: nn.Module, selected: Tensor) -> Tensor | None:
         if self._patches is None or not _same(self._patches[0], selected):
             self._patches = (selected, self._source.keys(model, selected))
         return self._patches[1]
+
+
+class Chosen:
+    """Selections before the language model that several budgets of one method on one batch share.
+
+    Give the same object to the contexts of one batch, method and seed: the method runs once, at the largest of `budgets`, and
+    the smaller ones are prefixes of its order. Methods that are not nested run as ever.
+    """
+
+    def __init__(self, budgets: Sequence[str]) -> None:
+        self.budgets = tuple(budgets)
+        self._keep: dict[tuple[int, int], Tensor] = {}
+
+    def keep(self, method: Method, group: int, k: int, budgets: Sequence[int], see: Callable[[], Visual]) -> Tensor:
+        """(I, G, k) what the method keeps of a group of images; `see` is asked for the images only where they are not known."""
+        if (group, k) not in self._keep:
+            visual = see()
+            wanted = sorted({k, *(b for b in budgets if b < visual.shape[2])})
+            self._keep |= {(group, b): keep for b, keep in zip(wanted, method.many(visual, wanted), strict=True)}
+        return self._keep[group, k]

@@ -54,11 +54,14 @@ def _split_llava(model: nn.Module, visual: Tensor) -> list[Group]:
     return [Group(row.view(-1, n)[:, 0], column.view(-1, 1, n), (side, side))]
 
 
+_LLAVA = frozenset(
+    "keys query attention encoded encoder_keys saliency cls project resized seed text text_keys layer_keys norm".split()
+)
 FAMILIES: dict[str, Family] = {
     "llava": Family(
         "llava",
         "renumber",
-        frozenset({"keys", "query", "attention", "encoded", "project", "seed"}),
+        _LLAVA,
         _split_llava,
     ),
 }

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from . import attention, families, sequence
 from .cells import check_budget
 from .cells import tokens as budget_tokens
+from .encode import Chosen
 from .errors import UserError
-from .methods import Method, Visual
-from .observe import Observer
+from .methods import Method, Reduced, Visual
+from .observe import Before, Observer
 from .query import QuerySource
 from .sequence import Stage
 from .trace import Trace
@@ -35,7 +36,9 @@ class pruning:
     model: a transformers vision-language model of a known family, unmodified. budget: tokens, or a share as "25pct"; for stages
     inside the language model, what the method's `plan` makes of it. seed: one for all rows, or one per row of the batch.
     question: the text that relevance is computed from, one for all rows or one per row; query: the space to compare in. Without
-    `query`, relevance uses the language model's embeddings of the whole prompt.
+    `query`, relevance uses the language model's embeddings of the whole prompt. shown: (images, N) bool, False where a visual
+    token lies in the padding around its picture, for methods that never keep those. chosen: selections of one batch to share
+    among contexts, see `Chosen`.
 
     Yields a Trace of the last prefill. The context can be entered again, not nested. Raises UserError for what cannot work:
     a method that needs what the family does not give, a static cache, stages inside the language model without a cache, chunked
@@ -51,13 +54,17 @@ class pruning:
         seed: int | Sequence[int] = 0,
         question: str | Sequence[str] | None = None,
         query: QuerySource | None = None,
+        shown: Tensor | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
         self.model, self.method, self.budget = model, method, check_budget(str(budget))
         budget_tokens(self.budget, 1)  # a schedule over layers is refused here, not in the middle of a prefill
         self.family = families.family_of(model)
         self.family.require(method.name, method.needs)
         self.lm = families.language_model(model)
-        self.observer = Observer(model, method, seed, question, query)
+        _check_source(method, query)
+        self.observer = Observer(model, method, seed, question, query, shown)
+        self.chosen = chosen
         self.trace = Trace()
         self._handles: list[Any] = []
         self._reset()
@@ -74,7 +81,7 @@ class pruning:
         self.previous: tuple[nn.Module, Tensor, Any, Tensor | None] | None = None  # the layer before a stage, and its inputs
         self.uncached: Tensor | None = None  # the ids of the last prompt that was read without a cache
         self.asked = 0  # its length, or that of the prompt that it continues
-        self.observer.selected = None
+        self.observer.forget()
 
     # -- hooks ---------------------------------------------------------------------------------------------------------------
     def __enter__(self) -> Trace:
@@ -192,12 +199,11 @@ class pruning:
         drop = torch.zeros_like(now.valid)
         origin = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
         slots: list[Tensor] = []
-        seen = [see(g, self.alive[g], x) for g in range(len(self.groups))]
+        reductions = [self._choose(stage, g, see, x) for g in range(len(self.groups))]
         x = x.clone()
-        for g, (group, visual) in enumerate(zip(self.groups, seen, strict=True)):
-            at, row, tiles = self.alive[g], group.row[:, None], group.at.shape[1]
-            reduced = self.method(visual, self.plan[stage][g] * (1 if stage == 0 else tiles))
-            slot, source = sequence.place(reduced.keep, visual.shape[2])
+        for g, (group, reduced) in enumerate(zip(self.groups, reductions, strict=True)):
+            at, row = self.alive[g], group.row[:, None]
+            slot, source = sequence.place(reduced.keep, at.shape[1] // reduced.keep.shape[1])
             drop[row, at] = True
             drop[row, at.gather(1, slot)] = False
             x[row, at.gather(1, slot)] = reduced.tokens.flatten(1, 2).to(x.dtype)
@@ -209,6 +215,18 @@ class pruning:
         self.alive = [place[g.row[:, None], s] for g, s in zip(self.groups, slots, strict=True)]
         self.trace.stages[stage] = then.valid.sum(1)
         return sequence.take(x, then.step), then
+
+    def _choose(self, stage: int, g: int, see: Callable[[int, Tensor, Tensor], Visual], x: Tensor) -> Reduced:
+        """What the method makes of a group of images at a stage."""
+        k, tiles = self.plan[stage][g], self.groups[g].at.shape[1]
+        if stage > 0:
+            return self.method(see(g, self.alive[g], x), k * tiles)
+        if self.chosen is None or not self.method.nested:
+            return self.method(see(g, self.alive[g], x), k)
+        budgets = [budget_tokens(b, self.groups[g].at.shape[2]) for b in self.chosen.budgets]
+        keep = self.chosen.keep(self.method, g, k, budgets, lambda: see(g, self.alive[g], x))
+        at = self.alive[g].unflatten(1, (keep.shape[1], -1))
+        return Reduced(keep, x[self.groups[g].row[:, None, None], at.gather(2, keep)])
 
     # -- layers --------------------------------------------------------------------------------------------------------------
     def _layer_hook(self, i: int) -> Callable[..., Any]:
@@ -231,8 +249,8 @@ class pruning:
     def _prefill_layer(self, i: int, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         if i > 0 and i in self.plan:
             now = self.inside or Stage.whole(self.base.valid, kwargs["position_embeddings"], kwargs.get("attention_mask"))
-            row = self._attention(i, kwargs)
-            see = lambda g, at, x: self.observer.inside(self.groups[g], at, x, row)  # noqa: E731
+            before = self._before(i, now, kwargs)
+            see = lambda g, at, x: self.observer.inside(self.groups[g], at, x, before)  # noqa: E731
             hidden, self.inside = self._reduce(i, hidden, now, see)
         if self.inside is not None:
             self.layer_stage[i] = self.inside
@@ -245,14 +263,19 @@ class pruning:
             self.previous = (layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
         return hidden
 
-    def _attention(self, i: int, kwargs: dict[str, Any]) -> Tensor | None:
-        """(B, L) attention of the last prompt token in the layer before, heads averaged, where the method reads it."""
-        if "attention" not in self.method.needs:
-            return None
+    def _before(self, i: int, now: Stage, kwargs: dict[str, Any]) -> Before:
+        """What the layer before leaves for the method: attention of the last prompt token, keys, where the text is."""
         assert self.previous is not None
-        cache = kwargs.get("past_key_values")
+        needs, cache = self.method.needs, kwargs.get("past_key_values")
         keys = None if cache is None else cache.layers[i - 1].keys
-        return attention.last_row(*self.previous, keys).mean(1)
+        row = attention.last_row(*self.previous, keys).mean(1) if "attention" in needs else None
+        if {"layer_keys", "text_keys"} & needs:
+            keys = attention.project(*self.previous[:3])[1] if keys is None else keys
+            keys = keys.transpose(1, 2).flatten(2)
+        else:
+            keys = None
+        text = self.text.gather(1, self.base.index) & self.base.valid
+        return Before(text.gather(1, now.index) & now.valid, row, keys)
 
     # -- decoding ------------------------------------------------------------------------------------------------------------
     def _decode(self, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
@@ -286,3 +309,12 @@ class pruning:
             return
         if not bool((positions[..., :1] == self.last_position + 1 + (past - self.start)).all()):
             raise UserError("This turn does not continue the pruned prompt: give the whole dialogue as one prompt, no cache.")
+
+
+def _check_source(method: Method, query: QuerySource | None) -> None:
+    """UserError where the method wants the question in another space than the one at hand."""
+    wanted, here = method.source(), "llm" if query is None else query.name
+    if wanted != "auto" and {"words": "llm"}.get(wanted, wanted) != here:
+        raise UserError(
+            f"'{method.name}' takes relevance from '{wanted}', and the question comes from '{here}': give a query of it."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +27,8 @@ class QuerySource(Protocol):
         """(B, M, C) rows and their (B, M) mask for B questions; a question without text has no real row."""
         ...
 
-    def keys(self, model: nn.Module, selected: Tensor) -> Tensor:
-        """(images, N, C) from the tower's selected patch features (images, N, E)."""
+    def keys(self, model: nn.Module, selected: Tensor) -> Tensor | None:
+        """(images, N, C) from the tower's selected patch features (images, N, E); None = the visual tokens themselves."""
         ...
 
 
@@ -86,6 +87,45 @@ class ClipQuery:
         tower: Any = model.model.vision_tower  # type: ignore[union-attr]
         norm = getattr(tower, "vision_model", tower).post_layernorm  # transformers 5 flattened the tower
         return torch.matmul(norm(selected).float(), self.projection.T)
+
+
+# Words that say nothing about what to look for: articles, auxiliaries, pronouns, question words, connectives, prepositions.
+_EMPTY = frozenset(
+    "a an the is are was were be been being am do does did have has had i you he she it we they this that these those its his "
+    "her their your my our me him them us what which who whom whose where when why how and or but so if then question answer to "
+    "for with by from at into onto upon".split()
+)
+
+
+@dataclass(eq=False)
+class LlmQuery:
+    """The question's tokens as the language model embeds them, beside the visual tokens as it reads them.
+
+    words: only content words, each tokenised alone, as MMTok does; the whole question where it has no content word.
+    """
+
+    tokenizer: Any
+    embed: nn.Module
+    words: bool = False
+    sign: int = 1
+    name: str = "llm"
+
+    @torch.no_grad()
+    def encode(self, questions: list[str]) -> tuple[Tensor, Tensor]:
+        ids = [self._ids(q) for q in questions]
+        longest = max([1, *map(len, ids)])
+        weight: Any = self.embed.weight
+        padded = torch.tensor([i + [0] * (longest - len(i)) for i in ids], device=weight.device)
+        mask = torch.tensor([[True] * len(i) + [False] * (longest - len(i)) for i in ids], device=weight.device)
+        return self.embed(padded), mask
+
+    def _ids(self, question: str) -> list[int]:
+        kept = [w for w in re.findall(r"\w+", question) if w.lower() not in _EMPTY] if self.words else []
+        pieces = [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in kept or [question]]
+        return [i for piece in pieces for i in piece]
+
+    def keys(self, model: nn.Module, selected: Tensor) -> Tensor | None:
+        return None
 
 
 def _read_tensor(folder: Path, name: str) -> Tensor:

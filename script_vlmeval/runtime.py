@@ -6,21 +6,23 @@ The harness and VLMEvalKit's own runner both answer through this class, so a con
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import backbones
+from . import backbones, tower
 from .backbones import Backbone
-from .encode import QueryOnce, encode_once
+from .encode import Chosen, QueryOnce, encode_once
 from .errors import UserError
 from .methods import Method
 from .prune import pruning
+from .query import LlmQuery
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Sample:
     """One message, decoded: its pictures, its question, and a digest of all that it holds."""
 
     images: tuple[Image, ...]
+    sizes: tuple[tuple[int, int], ...]  # width and height of the pictures before any padding
     prompt: str  # as the model takes it, with placeholders for the images
     question: str  # what selection conditions on: the text without sentences that ask for a form of answer
     digest: str
@@ -54,6 +57,8 @@ class Prepared:
     inputs: dict[str, Any]
     questions: list[str]
     digests: list[str]
+    shown: torch.Tensor | None  # (images, N) bool, False = padding; None where no picture was padded
+    chosen: dict[tuple[Method, int], Chosen] = field(default_factory=dict)  # what methods chose of this batch
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -72,7 +77,7 @@ class Runtime:
 
     def __init__(self, record: Backbone, model: Any, processor: Any, device: str) -> None:
         self.record, self.model, self.processor, self.device = record, model, processor, device
-        self._query: QueryOnce | None = None
+        self._queries: dict[str, QueryOnce] = {}
 
     @classmethod
     def load(
@@ -94,10 +99,12 @@ class Runtime:
     def read(self, message: Message) -> Sample:
         """Decode one message. Raises ValueError, naming the file, for a picture that cannot be read."""
         parts = [(str(part["type"]), str(part["value"])) for part in message]
-        digest, images, prompt = hashlib.sha256(), [], ""
+        digest, images, sizes, prompt = hashlib.sha256(), [], [], ""
         for kind, value in parts:
             if kind == "image":
-                images.append(_picture(value, digest, square=self.record.square))
+                picture = _picture(value, digest)
+                sizes.append(picture.size)
+                images.append(_padded(picture) if self.record.square else picture)
                 prompt += self.record.image
             elif kind == "text":
                 shown = _FORMAT.sub(" ", value).strip() if self.record.bare_questions else value
@@ -107,7 +114,7 @@ class Runtime:
         text = "\n".join(value for kind, value in parts if kind == "text")
         digest.update(text.encode())
         question = _FORMAT.sub(" ", text).strip()
-        return Sample(tuple(images), self.record.prompt.format(message=prompt), question, digest.hexdigest())
+        return Sample(tuple(images), tuple(sizes), self.record.prompt.format(message=prompt), question, digest.hexdigest())
 
     def prepare(self, items: Sequence[Sample | Message]) -> Prepared:
         """A left-padded batch of samples, or of messages that are read first."""
@@ -118,14 +125,22 @@ class Runtime:
         )
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        return Prepared(dict(inputs), [s.question for s in samples], [s.digest for s in samples])
+        sizes = [size for s in samples for size in s.sizes] if self.record.square else []
+        return Prepared(
+            dict(inputs), [s.question for s in samples], [s.digest for s in samples], _shown(sizes, self.record.visual)
+        )
 
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Within this context the vision tower and projector run once per prepared batch, whatever is asked of it."""
         inner = self.model.model
-        with encode_once(inner.vision_tower, inner.multi_modal_projector):
-            yield
+        handles = tower.watch(self.model)
+        try:
+            with encode_once(inner.vision_tower, inner.multi_modal_projector):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> None:
@@ -134,15 +149,26 @@ class Runtime:
             self.model.get_image_features(pixel_values=prepared.inputs["pixel_values"])
 
     @torch.inference_mode()
-    def answer(self, prepared: Prepared, method: Method, budget: str, *, seed: int = 0) -> list[Answer]:
-        """Greedy answers of a batch under a method and budget ('' = all tokens).
+    def answer(
+        self, prepared: Prepared, method: Method, budget: str, *, seed: int = 0, budgets: Sequence[str] = ()
+    ) -> list[Answer]:
+        """Greedy answers of a batch under a method and budget ('' = all tokens). budgets: those that will be asked for of this
+        batch, so that a method whose choices are nested runs once for all of them.
 
         Sample seeds follow from the run's seed and the sample's content, so they are the same in every batch, on every device
         and in every runner.
         """
         seeds = [int(hashlib.sha256(f"{seed}:{d}".encode()).hexdigest()[:14], 16) for d in prepared.digests]
-        query = self._query_source() if {"keys", "query"} & method.needs else None
-        context = pruning(self.model, method, budget or self.record.visual, seed=seeds, question=prepared.questions, query=query)
+        context = pruning(
+            self.model,
+            method,
+            budget or self.record.visual,
+            seed=seeds,
+            question=prepared.questions,
+            query=self._query(method.source()) if {"keys", "query"} & method.needs else None,
+            shown=prepared.shown,
+            chosen=prepared.chosen.setdefault((method, seed), Chosen(budgets)),
+        )
         with context as trace:
             out = self.model.generate(
                 **prepared.inputs, do_sample=False, num_beams=1, max_new_tokens=self.record.max_new_tokens, use_cache=True
@@ -151,10 +177,16 @@ class Runtime:
         texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [Answer(text.strip(), {**c, "relevance": trace.relevance}) for text, c in zip(texts, counts, strict=True)]
 
-    def _query_source(self) -> QueryOnce:
-        if self._query is None:
-            self._query = QueryOnce(backbones.load_query(self.record, self.device))
-        return self._query
+    def _query(self, source: str) -> QueryOnce:
+        """The question's side, loaded when a method first asks for it."""
+        if source not in self._queries:
+            found = (
+                LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
+                if source in ("llm", "words")
+                else backbones.load_query(self.record, self.device)
+            )
+            self._queries[source] = QueryOnce(found)
+        return self._queries[source]
 
     def _counts(self, trace: Trace) -> list[dict[str, Any]]:
         """Per row: visual tokens before pruning, their mean over the layers, text tokens, all tokens entering each layer."""
@@ -185,7 +217,7 @@ def choose_dtype(wanted: str, device: str) -> str:
     return wanted if wanted != "auto" else "float32" if device == "cpu" else "bfloat16"
 
 
-def _picture(path: str, digest: Any, *, square: bool) -> Image:
+def _picture(path: str, digest: Any) -> Image:
     """A picture in RGB, its bytes added to the digest."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -193,10 +225,9 @@ def _picture(path: str, digest: Any, *, square: bool) -> Image:
         data = Path(path).read_bytes()
         digest.update(hashlib.sha256(data).digest())
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(f"cannot read picture {path}: {error}") from None
-    return _padded(picture) if square else picture
 
 
 def _padded(picture: Image) -> Image:
@@ -209,3 +240,18 @@ def _padded(picture: Image) -> Image:
     canvas = images.new("RGB", (side, side), (122, 116, 104))
     canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return canvas
+
+
+def _shown(sizes: Sequence[tuple[int, int]], n: int) -> torch.Tensor | None:
+    """(images, n) bool: patches of the padded square that show some of the picture. None where no picture was padded."""
+    if all(width == height for width, height in sizes):
+        return None
+    side = math.isqrt(n)
+    edges = torch.arange(side + 1) / side
+    masks = []
+    for width, height in sizes:
+        square = max(width, height)
+        spans = [((square - length) // 2 / square, ((square - length) // 2 + length) / square) for length in (height, width)]
+        rows, columns = ((edges[1:] > low) & (edges[:-1] < high) for low, high in spans)
+        masks.append((rows[:, None] & columns).flatten())
+    return torch.stack(masks)

@@ -30,7 +30,7 @@ from .report import write_predictions
 from .runtime import Runtime, choose_device, choose_dtype
 from .store import CellStore, disk
 
-_SHARED = "methods/base kernels/basic kernels/dpp kernels/graph prune observe sequence query families attention runtime encode scoring".split()
+_SHARED = "methods/base kernels prune observe tower sequence query families attention runtime encode scoring".split()
 _HERE = Path(__file__).parent
 
 
@@ -95,7 +95,7 @@ def _method(config: Config, options: Options) -> Method:
         raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
     method = methods.get_method(config.method, **dict(config.params))
     families.FAMILIES[record.family].require(config.method, method.needs)
-    if "query" in method.needs:
+    if "query" in method.needs and method.source() in ("auto", "clip"):
         backbones.check_query(record, config.method)
     return method
 
@@ -135,11 +135,14 @@ def fingerprint(cell: Cell, method: Method, record: Backbone, weights: str, data
 
 @cache
 def _code(method: str) -> str:
-    """Digest of the sources that make answers and scores: those that methods share, and the method's own file."""
+    """Digest of the sources that make answers and scores: those that methods share, and the method's own with what it imports."""
     digest = hashlib.sha256()
-    for name in (*_SHARED, f"methods/{method}"):
-        file = _HERE / f"{name}.py"
-        digest.update(file.read_bytes() if file.is_file() else b"")
+    for name in _SHARED:
+        path = _HERE / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
+            digest.update(file.read_bytes())
+    for file in methods.sources(method):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

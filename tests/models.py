@@ -74,6 +74,14 @@ def _endless(model: Any) -> Any:
     return model.requires_grad_(False)
 
 
+def eager_tower(model: Any) -> Any:
+    """The model's vision tower again, with attention that can be looked at."""
+    own = model.model.vision_tower
+    other = type(own)._from_config(own.config, attn_implementation="eager").eval()
+    other.load_state_dict(own.state_dict())
+    return other
+
+
 # -- prompts -----------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Prompt:

@@ -24,7 +24,7 @@ ROWS = {
     6: "runtime draw conformance",
     5: "backbones prune",
     4: "tiny observe encode benchmarks",
-    3: "query families attention",
+    3: "query families attention tower",
     2: "methods",
     1: "kernels sequence trace scoring cells celltext store shapes",
     0: "errors",

@@ -120,7 +120,7 @@ def test_the_next_context_encodes_anew(runtime: Runtime, batch: Prepared):
 
 def test_the_question_is_encoded_once(runtime: Runtime, batch: Prepared):
     answers(runtime, batch)  # loads the question's side
-    query = runtime._query_source()._source
+    query = runtime._query("auto")._source
     query_once = QueryOnce(query)
     with counted(text=query.text) as counts:
         rows = [query_once.encode(batch.questions) for _ in range(3)]

@@ -54,6 +54,19 @@ def catalogue() -> dict[str, MethodInfo]:
     return found
 
 
+def sources(name: str) -> list[Path]:
+    """The file of a method and those of this folder that it imports, directly or not, besides the contract."""
+    found, ahead = dict[Path, None](), [_FOLDER / f"{name}.py"]
+    while ahead:
+        path = ahead.pop()
+        if path in found or not path.is_file() or path.stem == "base":
+            continue
+        found[path] = None
+        imports = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+        ahead += [_FOLDER / f"{n.module}.py" for n in imports if n.level == 1 and n.module]
+    return sorted(found)
+
+
 def _derives(node: ast.ClassDef) -> bool:
     """Whether it is a method of its own: derived from Method itself, and not kept out of the registry."""
     kept_out = any(k.arg == "register" for k in node.keywords)

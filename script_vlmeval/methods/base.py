@@ -131,6 +131,13 @@ class Method:
         order = self.order(visual, max(budgets))
         return [order[..., :k].sort(-1).values for k in budgets]
 
+    def many(self, visual: Visual, budgets: Sequence[int]) -> list[Tensor]:
+        """`select_many` behind the guards of a call, for budgets below N."""
+        tiles = visual.shape[1]
+        visual, _ = self.guarded(visual, min(budgets))
+        wanted = [k * (tiles // visual.shape[1]) for k in budgets]
+        return [self.checked(visual, k, keep) for k, keep in zip(wanted, self.select_many(visual, wanted), strict=True)]
+
     def __call__(self, visual: Visual, k: int) -> Reduced:
         """`reduce` behind its guards: k >= N keeps everything, non-finite features and malformed results are refused.
 
@@ -140,7 +147,11 @@ class Method:
         visual, k = self.guarded(visual, k)
         if k >= visual.shape[2]:
             return take(visual, torch.arange(visual.shape[2], device=visual.tokens.device).expand(visual.shape))
-        return self.checked(visual, k, self.reduce(visual, k))
+        reduced = self.reduce(visual, k)
+        self.checked(visual, k, reduced.keep)
+        if reduced.tokens.shape != (*reduced.keep.shape, visual.tokens.shape[-1]):
+            raise UserError(f"'{self.name}' returned tokens of shape {tuple(reduced.tokens.shape)} for {k} kept ones.")
+        return reduced
 
     def guarded(self, visual: Visual, k: int) -> tuple[Visual, int]:
         """What the method will see, and its budget there. UserError for what it cannot work with."""
@@ -154,14 +165,14 @@ class Method:
         require_finite(visual.tokens, f"the visual tokens given to '{self.name}'")
         return visual, k
 
-    def checked(self, visual: Visual, k: int, reduced: Reduced) -> Reduced:
-        """The result, where it is well formed; UserError otherwise."""
+    def checked(self, visual: Visual, k: int, keep: Tensor) -> Tensor:
+        """The indices, where they are well formed; UserError otherwise."""
         expected = (*visual.shape[:2], k)
-        if tuple(reduced.keep.shape) != expected or tuple(reduced.tokens.shape[:3]) != expected:
-            raise UserError(f"'{self.name}' returned {tuple(reduced.keep.shape)} indices where {expected} were asked for.")
-        if not _well_formed(reduced.keep, visual.shape[2]):
+        if tuple(keep.shape) != expected:
+            raise UserError(f"'{self.name}' returned {tuple(keep.shape)} indices where {expected} were asked for.")
+        if not _well_formed(keep, visual.shape[2]):
             raise UserError(f"'{self.name}' returned indices that are not ascending, distinct and below {visual.shape[2]}.")
-        return reduced
+        return keep
 
 
 def _well_formed(keep: Tensor, n: int) -> bool:
