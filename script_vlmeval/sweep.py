@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .report import write_predictions
 from .runtime import Runtime, choose_device, choose_dtype
 from .store import CellStore, disk
 
-_SHARED = "methods/base kernels prune observe tower sequence query families attention runtime encode scoring".split()
+_SHARED = "methods/base methods/_wrap kernels prune observe tower sequence query families attention runtime encode scoring".split()
 _HERE = Path(__file__).parent
 
 
@@ -113,10 +113,9 @@ def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: D
 
 def fingerprint(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> dict[str, Any]:
     """Everything that could change the score of a cell, as JSON scalars."""
-    fields: dict[str, Any] = asdict(method)  # type: ignore[call-overload]  # every method is a dataclass
     return {
         "config": str(cell.config),
-        **{f"method {name}": value for name, value in fields.items()},
+        **{f"method {name}": value for name, value in method.parameters().items()},
         "code": _code(cell.config.method),
         "checkpoint": weights,
         "prompt": record.prompt,

@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ..errors import UserError
 
-_EPS = 1e-12  # lower bound of a norm
+EPS = 1e-12  # lower bound of a norm
+FLOOR = 1e-5  # a residual below this share of the token's own weight is rounding noise (float32)
 _FLAT = 1e-6  # a relevance with a smaller range says nothing
+SNAP = 2.0**-20  # about 1e-6, a few times the rounding of a cosine in float32
+
+
+def snapped(x: Tensor) -> Tensor:
+    """x in steps of 2^-20. What differs by rounding alone ties, so that neither copies of a token are told apart by it, nor do
+    batch mates, which change the rounding of a matrix product, change a choice."""
+    return torch.floor(x / SNAP + 0.5) * SNAP
 
 
 def unit(x: Tensor) -> Tensor:
@@ -19,7 +27,7 @@ def unit(x: Tensor) -> Tensor:
     norm: Tensor = x.norm(dim=-1, keepdim=True)
     if not bool(torch.isfinite(norm).all()):
         raise UserError("NaN or infinity in the features; a selection from them would be arbitrary. Try another --dtype.")
-    return torch.div(x, norm.clamp_min(_EPS))
+    return torch.div(x, norm.clamp_min(EPS))
 
 
 def relevance(

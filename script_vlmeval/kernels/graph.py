@@ -26,3 +26,17 @@ def _degree_score(similarity: Tensor, tau: float, gamma: float) -> Tensor:
     mean = similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
     score = degree / max(similarity.shape[-1], 1) * torch.exp(gamma * (mean - tau))
     return score.masked_fill(degree == 0, 0)
+
+
+def full_redundancy(features: Tensor, tau: float, gamma: float, least: int) -> Tensor:
+    """(R, N) redundancy of tokens in the graph of all pairs, each token also paired with itself.
+
+    features (R, N, D) of unit rows. With c similarities >= tau, of mean mu, a token has A = c exp(gamma (mu - tau)); its score is
+    A, or the mean of A and its mean similarity to all where c < least.
+    """
+    similarity = torch.bmm(features, features.transpose(1, 2))
+    near = similarity >= tau
+    degree = near.sum(-1)
+    mean = similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
+    score = degree * torch.exp(gamma * (mean - tau))
+    return torch.where(degree >= least, score, (score + similarity.mean(-1)) / 2)

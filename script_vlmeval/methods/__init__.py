@@ -74,7 +74,7 @@ def _derives(node: ast.ClassDef) -> bool:
 
 
 def _describe(node: ast.ClassDef) -> MethodInfo:
-    needs: tuple[str, ...] = ()
+    name, needs, merges, gated = node.name.lower(), tuple[str, ...](), False, False
     params: list[tuple[str, str]] = []
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
@@ -84,8 +84,18 @@ def _describe(node: ast.ClassDef) -> MethodInfo:
                 params.append((line.target.id, ast.unparse(line.value) if line.value else "required"))
         elif isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "needs":
             needs = _strings(line.value)
+        elif isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "gated":
+            gated = ast.unparse(line.value) == "True"
+        elif isinstance(line, ast.FunctionDef):
+            merges |= line.name == "reduce"
+    params += [(option, "'none'") for option in around(name, merges, gated)]
     summary = (ast.get_docstring(node) or "").split("\n")[0].rstrip(".")
-    return MethodInfo(node.name.lower(), summary, needs, tuple(params))
+    return MethodInfo(name, summary, needs, tuple(params))
+
+
+def around(name: str, merges: bool, gated: bool) -> tuple[str, ...]:
+    """The options that can be put around a method: one that merges by itself, or weighs tokens by how distinct they are."""
+    return (*(() if merges or name == "full" else ("merge",)), *(("centre",) if gated else ()))
 
 
 def _strings(node: ast.expr) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()  # optional Visual fields that it reads; checked before weights load
     joint: ClassVar[bool] = False  # chooses among all tiles of an image: it sees G = 1 and k times the number of tiles
     changes: ClassVar[bool] = False  # tokens that stand for a position may have other features than the original there
+    gated: ClassVar[bool] = False  # multiplies Visual.gate into its weights, so centring can be put around it
 
     def __init_subclass__(cls, register: bool = True, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -91,6 +92,10 @@ class Method:
         if cls.name in METHODS and METHODS[cls.name].__module__ != cls.__module__:
             raise UserError(f"Two methods are called '{cls.name}': {METHODS[cls.name].__module__} and {cls.__module__}.")
         METHODS[cls.name] = cls
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that makes this instance choose as it does, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]  # every method is a dataclass
 
     def plan(self, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
         """Stage -> visual tokens kept from there on. Stage 0 is before the language model, stage i the entry of its layer i."""
@@ -196,15 +201,28 @@ def require_finite(x: Tensor, what: str) -> None:
 
 
 def get_method(name: str, **params: object) -> Method:
-    """The method of that name with these hyper-parameters. Raises UserError for unknown names and parameters."""
+    """The method of that name with these hyper-parameters. Raises UserError for unknown names and parameters.
+
+    Besides its own fields a method takes `merge` ("none", "mean": dropped tokens are averaged into the kept one most like them)
+    unless it merges by itself, and `centre` ("none", "minmax", "sigmoid": Cen-Prune) where it weighs tokens.
+    """
+    from . import around
+
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     cls = METHODS[name]
-    known = {f.name for f in fields(cls)} if hasattr(cls, "__dataclass_fields__") else set()  # type: ignore[arg-type]
+    own = {f.name: str(f.type) for f in fields(cls)} if hasattr(cls, "__dataclass_fields__") else {}  # type: ignore[arg-type]
+    known = {*own, *around(name, cls.reduce is not Method.reduce, cls.gated)}
     for param in params:
         if param not in known:
             raise unknown(f"parameter of method '{name}':", param, known, "" if known else "It has no parameters.")
-    return cls(**{f.name: _typed(name, f.name, str(f.type), params[f.name]) for f in fields(cls) if f.name in params})  # type: ignore[arg-type]
+    method = cls(**{p: _typed(name, p, kind, params[p]) for p, kind in own.items() if p in params})
+    options = {p: params[p] for p in params if p not in own}
+    if not options:
+        return method
+    from ._wrap import wrapped
+
+    return wrapped(method, **options)
 
 
 def _typed(method: str, name: str, kind: str, value: object) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .. import kernels
@@ -23,30 +24,46 @@ class CDPruner(Method):
     sign: how relevance follows from the cosine of token and question: -1 (less similar is more relevant), +1, or None, the
         sign of the space that the model offers. The paper writes +1; its release uses -1, as it does best with CLIP patches.
     scope: minimum and maximum of the relevance over the whole `image` (the release) or over each `tile`.
+    theta: None weighs by r; a number in [0, 1) weighs by exp(alpha r), alpha = theta / (2 (1 - theta)), an option that the
+        release has commented out (at 0.5): 0 is diversity alone, towards 1 is relevance alone.
+    relevance: where the question comes from: `clip` (the text tower), `llm` (its embeddings in the language model), or `auto`,
+        what the model family has. Published numbers on Qwen models differ by it.
 
     Beyond the release: norms have a lower bound, constant relevance falls back to plain diversity, and an exhausted kernel is
     continued by descending weight, where the release silently returns fewer tokens.
     """
 
     needs = frozenset({"keys", "query"})
+    gated = True
     sign: int | None = None
     scope: Literal["image", "tile"] = "image"
+    theta: float | None = None
+    relevance: Literal["auto", "clip", "llm"] = "auto"
 
     def __post_init__(self) -> None:
-        check_sign(self.name, self.sign)
-        if self.scope not in ("image", "tile"):
-            raise UserError(f"'{self.name}' has scope 'image' or 'tile', not {self.scope!r}.")
+        check_conditioning(self.name, self.sign, self.scope, self.relevance)
+        if self.theta is not None and not 0 <= self.theta < 1:
+            raise UserError(f"'{self.name}' takes theta in [0, 1) or none (the plain weights), not {self.theta!r}.")
+
+    def source(self) -> str:
+        return self.relevance
 
     def order(self, visual: Visual, k: int) -> Tensor:
         b, g, n = visual.shape
-        features = kernels.unit(visual.tokens).flatten(0, 1)
         weight = conditioned(visual, self.sign, per_tile=self.scope == "tile")
-        return kernels.greedy_map(features, weight, min(k, n)).view(b, g, -1)
+        if weight is not None and self.theta is not None:
+            weight = torch.exp(self.theta / (2 * (1 - self.theta)) * weight)
+        return kernels.greedy_map(visual.tokens.flatten(0, 1), gated(visual, weight), min(k, n)).view(b, g, -1)
 
 
-def check_sign(name: str, sign: int | None) -> None:
+def check_conditioning(name: str, sign: int | None, scope: str, relevance: str) -> None:
+    """UserError for values that relevance cannot take."""
     if sign not in (None, 1, -1):
         raise UserError(f"'{name}' takes sign 1, -1 or none (the model's own), not {sign!r}.")
+    if scope not in ("image", "tile"):
+        raise UserError(f"'{name}' has scope 'image' or 'tile', not {scope!r}.")
+    if relevance not in ("auto", "clip", "llm"):
+        raise UserError(f"'{name}' takes relevance from 'auto', 'clip' or 'llm', not {relevance!r}.")
 
 
 def conditioned(visual: Visual, sign: int | None, *, per_tile: bool) -> Tensor | None:
@@ -55,3 +72,11 @@ def conditioned(visual: Visual, sign: int | None, *, per_tile: bool) -> Tensor |
         visual.keys, visual.query, visual.query_mask, sign=visual.sign if sign is None else sign, per_tile=per_tile
     )
     return None if r is None else r.flatten(0, 1)
+
+
+def gated(visual: Visual, weight: Tensor | None) -> Tensor | None:
+    """The weights times the gate that centring puts on the tokens, where it does."""
+    if visual.gate is None:
+        return weight
+    gate = visual.gate.float().flatten(0, 1)
+    return gate if weight is None else weight * gate
