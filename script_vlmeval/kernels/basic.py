@@ -30,6 +30,12 @@ def unit(x: Tensor) -> Tensor:
     return torch.div(x, norm.clamp_min(EPS))
 
 
+def diagonal(weight: Tensor, real: Tensor) -> Tensor:
+    """The diagonal of diag(w) S diag(w): w^2, and 0 where a token is not `real` (of no length). Not taken from a product, whose
+    rounding would decide among equal weights."""
+    return weight * weight * real
+
+
 def relevance(
     keys: Tensor | None, query: Tensor | None, query_mask: Tensor | None = None, *, sign: int = 1, per_tile: bool = False
 ) -> Tensor | None:

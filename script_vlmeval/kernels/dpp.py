@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import fused, on_cpu
-from .basic import EPS, FLOOR, unit
+from .basic import EPS, FLOOR, diagonal, unit
 
 
 def greedy_map(
@@ -51,7 +51,7 @@ def _stepwise(a: Tensor, weight: Tensor | None, k: int, allowed: Tensor | None, 
     rows, n, _ = a.shape
     w = a.new_ones(rows, n) if weight is None else weight.float()
     scaled = a * w[..., None]
-    own = (scaled * scaled).sum(-1)  # the kernel's diagonal
+    own = diagonal(w, (a * a).sum(-1) > 0.5)
     free = torch.ones_like(own, dtype=torch.bool) if allowed is None else allowed.clone()
     residual, floor = own.clone(), FLOOR * own
     basis = a.new_zeros(rows, k, n)
@@ -84,9 +84,14 @@ def greedy_repeated(features: Tensor, weight: Tensor, k: int) -> Tensor:
     """
     _check(features, k)
     if features.device.type == "cpu":
-        return on_cpu.greedy_repeated(features, weight, k)
-    a, w = unit(features), weight.float()
-    score = (a * a).sum(-1) * w * w
+        return on_cpu.greedy_repeated(on_cpu.Kernels(features, weight), k)
+    return _repeated_stepwise(unit(features), weight, k)
+
+
+def _repeated_stepwise(a: Tensor, weight: Tensor, k: int) -> Tensor:
+    """By tensor operations, rows a (R, N, D) of unit length."""
+    w = weight.float()
+    score = diagonal(w, (a * a).sum(-1) > 0.5)
     free = torch.ones_like(score, dtype=torch.bool)
     picks = torch.empty(len(a), k, dtype=torch.long, device=a.device)
     each = torch.arange(len(a), device=a.device)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .basic import EPS, FLOOR, SNAP, snapped
+from .basic import EPS, FLOOR, SNAP, diagonal, snapped
 
 try:
     import triton
@@ -41,13 +41,14 @@ def greedy_map(features: Tensor, weight: Tensor | None, k: int, allowed: Tensor 
     """(R, k) picks, as `dpp.greedy_map` defines them."""
     products = similarity(features)
     length = products.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-    scale = (torch.ones_like(length) if weight is None else weight.float()) / length.clamp_min(EPS)
+    w = torch.ones_like(length) if weight is None else weight.float()
+    scale, own = (w / length.clamp_min(EPS)).contiguous(), diagonal(w, length >= EPS).contiguous()
     rows, n = scale.shape
     picks = torch.empty(rows, k, dtype=torch.long, device=scale.device)
     basis = scale.new_empty(rows, k, n)
     free = None if allowed is None else allowed.to(torch.int8).contiguous()
     given = None if forced is None else forced.long().contiguous()
-    _launch(_map_kernel, rows, n, (products, scale.contiguous(), free, given, basis, picks, n, k))
+    _launch(_map_kernel, rows, n, (products, scale, own, free, given, basis, picks, n, k))
     return picks
 
 
@@ -81,6 +82,7 @@ if triton is not None:
     def _map_kernel(  # type: ignore[no-untyped-def]
         products,
         scale,
+        diagonal,
         allowed,
         forced,
         basis,
@@ -98,7 +100,7 @@ if triton is not None:
         products += tile * n * n
         basis += tile * k * n
         w = tl.load(scale + tile * n + at, mask=real, other=0.0)
-        own = tl.load(products + at * n + at, mask=real, other=0.0) * w * w
+        own = tl.load(diagonal + tile * n + at, mask=real, other=0.0)
         free = real
         if allowed is not None:
             free = free & (tl.load(allowed + tile * n + at, mask=real, other=0) != 0)

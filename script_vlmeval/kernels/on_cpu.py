@@ -40,13 +40,12 @@ class Kernels:
         if self.wide:
             self._x, self._scale = x, w / length.numpy()
             self._made = np.zeros((tiles, n), bool)
-            self.own: Floats = (norm / length).square().numpy() * w * w
         else:
             for r, a in enumerate(x / length[..., None]):  # one by one: a product's last bits may depend on its batch
                 torch.mm(a, a.T, out=torch.from_numpy(self._rows[r]))
             self._rows *= w[:, :, None]
             self._rows *= w[:, None]
-            self.own = self._rows.diagonal(axis1=1, axis2=2).copy()
+        self.own: Floats = w * w * (norm >= EPS).numpy()  # not the product's diagonal, whose rounding would decide equal weights
 
     def whole(self) -> Floats:
         """(R * N, N) all rows."""
@@ -143,10 +142,9 @@ def _lockstep(kernels: Kernels, residual: Floats, k: int, forced: NDArray[np.int
     return picks.T.copy(), at.T
 
 
-def greedy_repeated(features: Tensor, weight: Tensor, k: int) -> Tensor:
+def greedy_repeated(kernels: Kernels, k: int) -> Tensor:
     """The greedy of Script's release, tile by tile: (R, k) picks."""
-    kernels = Kernels(features, weight)
-    return torch.from_numpy(np.stack([_repeated(kernels, r, k) for r in range(len(features))]))
+    return torch.from_numpy(np.stack([_repeated(kernels, r, k) for r in range(len(kernels.own))]))
 
 
 def _repeated(kernels: Kernels, r: int, k: int) -> NDArray[np.int64]:
