@@ -23,8 +23,9 @@ _EXAMPLES = """examples:
   python run.py --data my_questions.tsv --model tiny_script_16      your own table in VLMEvalKit's TSV format
   python run.py report --work-dir results                           summary.xlsx and plots from what is on disk
   python run.py --list models|methods|data
+  python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
-exit status: 0 all cells done, 1 some failed (a rerun finishes them), 2 something must be changed first"""
+exit status: 0 all cells done (or laws kept), 1 some failed (a rerun finishes them), 2 something must be changed first"""
 _DEFAULTS: dict[str, Any] = {
     "work-dir": "results",
     "mode": "all",
@@ -52,7 +53,8 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     about = "Score visual-token pruning: configurations x benchmarks -> spreadsheets."
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("command", nargs="?", choices=["run", "report"], default="run", help="run, or report from disk")
+    what = "run, report from disk, or conformance of methods"
+    p.add_argument("command", nargs="?", choices=["run", "report", "conformance"], default="run", help=what)
     p.add_argument("--model", nargs="+", metavar="NAME", default=[], help="configurations, such as tiny_script_16 tiny_full")
     p.add_argument("--data", nargs="+", metavar="NAME", default=[], help="benchmarks, or paths of TSV files")
     p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
@@ -69,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells")
     p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
     p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
+    p.add_argument("--method", nargs="+", metavar="NAME", default=[], help="conformance: methods, files that define some, or all")
+    p.add_argument("--recordings", type=Path, metavar="DIR", help="conformance: where recordings of official code are")
     p.add_argument("--list", choices=["models", "methods", "data"], help="what can be named")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     return p
@@ -94,6 +98,10 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         _list(args.list)
         return 0
+    if args.command == "conformance":
+        return _conformance(args)
+    if args.method or args.recordings:
+        raise UserError("--method and --recordings belong to `run.py conformance`; what is run is named with --model.")
     if args.command == "report":
         return _report(Path(args.work_dir or _DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
@@ -247,6 +255,14 @@ def _report(work_dir: Path) -> int:
     print(table(summary))
     print(f"Tables: {summary.workbook}" + (f"; plot: {summary.plot}" if summary.plot else ""))
     return 0
+
+
+def _conformance(args: argparse.Namespace) -> int:
+    if not args.method:
+        raise UserError("No method: name some with --method (script), a file of your own (my_method.py), or all.")
+    from .conformance.report import command
+
+    return command(args.method, args.recordings, quiet=args.quiet)
 
 
 def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path) -> int:

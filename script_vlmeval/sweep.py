@@ -30,7 +30,9 @@ from .report import write_predictions
 from .runtime import Runtime, choose_device, choose_dtype
 from .store import CellStore, disk
 
-_SHARED = "methods/base methods/_wrap kernels prune observe tower sequence query families attention runtime encode scoring".split()
+_SHARED = (
+    "methods/base methods/_wrap kernels prune observe tower sequence query families attention runtime encode scoring".split()
+)
 _HERE = Path(__file__).parent
 
 

@@ -25,7 +25,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ("argv", "part"),
     [
         (["--model", "tinny_script_16", "--data", "ShapesVQA"], "Did you mean 'tiny'?"),
-        (["--model", "tiny_scirpt_16", "--data", "ShapesVQA"], "Did you mean 'script'?"),
+        (["--model", "tiny_scirpt_16", "--data", "ShapesVQA"], "Did you mean 'script' or"),
         (["--model", "tiny_script_0", "--data", "ShapesVQA"], "at least 1"),
         (["--model", "tiny_script_-4", "--data", "ShapesVQA"], "negative"),
         (["--model", "tiny_script_many", "--data", "ShapesVQA"], "not a number"),
@@ -66,7 +66,7 @@ def test_dry_run_touches_nothing(tmp_path, capsys: pytest.CaptureFixture[str]):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "missing  tiny_script_16/ShapesVQA" in out
-    assert "26 missing" in out
+    assert "58 missing" in out
     assert not (tmp_path / "results").exists()
 
 

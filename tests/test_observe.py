@@ -56,7 +56,7 @@ def subject(request: pytest.FixtureRequest) -> models.Subject:
     return request.param()
 
 
-def see(subject: models.Subject, prompts: list[models.Prompt], method: Method = Spy(), **given) -> Visual:  # noqa: B008
+def see(subject: models.Subject, prompts: list[models.Prompt], method: Method = Spy(), **given) -> Visual:
     with pruning(subject.model, method, 5, question=[p.question for p in prompts], query=subject.query, **given), torch.no_grad():
         subject.model(**models.collate(prompts))
     return SEEN[-1]

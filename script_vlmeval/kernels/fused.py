@@ -78,7 +78,7 @@ def _launch(kernel: Any, rows: int, n: int, arguments: tuple[Any, ...]) -> None:
 # ruff: noqa: ANN001, ANN202
 if triton is not None:
 
-    @triton.jit
+    @triton.jit  # type: ignore[untyped-decorator]
     def _map_kernel(  # type: ignore[no-untyped-def]
         products,
         scale,
@@ -131,7 +131,7 @@ if triton is not None:
             residual -= step * step
             residual = tl.where(residual <= LEAST * own, 0.0, residual)
 
-    @triton.jit
+    @triton.jit  # type: ignore[untyped-decorator]
     def _maxmin_kernel(cosine, gate, first, picks, n, k, BLOCK: tl.constexpr, STEP: tl.constexpr):  # type: ignore[no-untyped-def]
         tile = tl.program_id(0).to(tl.int64)
         at = tl.arange(0, BLOCK)

@@ -98,9 +98,7 @@ def _one(
     room = np.empty_like(residual)
     picks, at = np.empty(k, np.int64), np.empty(k, np.float32)
     for i in range(k):
-        j = residual.argmax()
-        if forced is not None and forced[i] >= 0:
-            j = forced[i]
+        j = int(residual.argmax() if forced is None or forced[i] < 0 else forced[i])
         picks[i], at[i] = j, residual[j]
         row = kernels.row(r, j, residual)
         step = basis[i]

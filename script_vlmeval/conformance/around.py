@@ -1,0 +1,252 @@
+"""What every method must do around a model: the plan kept to the token, batches and padding without effect, nothing left behind.
+
+A law takes a method and a subject whose budget the method can reach, see `reachable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NoReturn, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..families import family_of
+from ..methods import Method, Reduced, Visual
+from . import subjects
+from .outcome import LawBroken, NotApplicable
+from .subjects import Run, Subject, hooks, run
+
+Law: TypeAlias = Callable[[Method, Subject], None]
+LAWS: dict[str, Law] = {}
+
+
+def law(function: Law) -> Law:
+    """Register a law under its function's name."""
+    LAWS[function.__name__] = function
+    return function
+
+
+def obstacle(method: Method, subject: Subject) -> str:
+    """Why the method cannot run around this model; nothing where it can."""
+    if missing := sorted(method.needs - (family := family_of(subject.model)).offers):
+        return f"it needs {', '.join(missing)}, which {family.name} models do not give"
+    if reachable(method, subject) is None:
+        return f"none of the budgets below {subject.n} tokens can be reached"
+    return ""
+
+
+def reachable(method: Method, subject: Subject) -> Subject | None:
+    """The subject with the first budget, from its own upwards, that the method's plan can reach; None where there is none."""
+    for budget in range(subject.budget, subject.n):
+        try:
+            method.plan(budget, subject.n, subject.layers)
+        except UserError:
+            continue
+        return replace(subject, budget=budget)
+    return None
+
+
+def sizes(method: Method, subject: Subject) -> list[int]:
+    """Visual tokens of an image that enter each layer, by the method's own plan."""
+    plan, now, result = method.plan(subject.budget, subject.n, subject.layers), subject.n, []
+    for layer in range(subject.layers):
+        now = min(now, plan.get(layer, now))
+        result.append(now)
+    return result
+
+
+def dropping(method: Method, subject: Subject) -> dict[int, int]:
+    """Stage -> visual tokens of an image from there on, for the stages that drop some."""
+    entering = [subject.n, *sizes(method, subject)]
+    return {i: now for i, (before, now) in enumerate(pairwise(entering)) if now < before}
+
+
+def inside(method: Method, subject: Subject) -> bool:
+    """Whether it drops tokens inside the language model."""
+    return any(stage > 0 for stage in dropping(method, subject))
+
+
+# -- comparing -------------------------------------------------------------------------------------------------------------------
+def close(what: str, a: Tensor, b: Tensor) -> None:
+    """LawBroken where logits differ by more than rounding."""
+    if not torch.allclose(a, b, atol=2e-4, rtol=1e-4):
+        raise LawBroken(f"{what}: logits differ by up to {(a - b).abs().max():.3g}")
+
+
+def same_kept(what: str, a: dict[int, Tensor], b: dict[int, Tensor]) -> None:
+    """LawBroken where other tokens are kept at some stage."""
+    if a.keys() != b.keys():
+        raise LawBroken(f"{what}: tokens are dropped at stages {sorted(a)} and {sorted(b)}")
+    for stage, keep in a.items():
+        if not torch.equal(keep, b[stage]):
+            i = (keep != b[stage]).flatten(1).any(1).nonzero()[0, 0]
+            only = [
+                sorted(set(x[i].flatten().tolist()) - set(y[i].flatten().tolist()))
+                for x, y in ((keep, b[stage]), (b[stage], keep))
+            ]
+            raise LawBroken(f"{what}: at stage {stage}, image {int(i)} keeps {only[0]} once and {only[1]} instead the other time")
+
+
+def equal(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise LawBroken(f"{what}: {found}, not {expected}")
+
+
+# -- laws ------------------------------------------------------------------------------------------------------------------------
+@law
+def same_bits_at_full_budget(method: Method, subject: Subject) -> None:
+    """A budget of all visual tokens, or more, gives bit-identical logits."""
+    prompts = [subject.prompt(1, 0), subject.prompt(1, 1)]
+    full = run(subject, prompts, steps=2)
+    for budget in (subject.n, subject.n + 5, "100pct"):
+        pruned = run(subject, prompts, method, budget, steps=2)
+        if not torch.equal(full.logits, pruned.logits) or pruned.kept:
+            by = (full.logits - pruned.logits).abs().max()
+            raise LawBroken(f"with a budget of {budget} for {subject.n} tokens the logits change by up to {by:.3g}")
+
+
+@law
+def plan_kept_exactly(method: Method, subject: Subject) -> None:
+    """Each stage of the plan keeps exactly its number of tokens, of each of two images too."""
+    for prompts in ([subject.prompt(1, 0), subject.prompt(1, 1)], [subject.prompt(2, 1)]):
+        kept = run(subject, prompts, method, steps=2).kept
+        planned = {stage: (2, 1, k) for stage, k in dropping(method, subject).items()}
+        equal("stage -> (images, tiles, tokens kept)", {stage: tuple(keep.shape) for stage, keep in kept.items()}, planned)
+
+
+@law
+def lengths_equal_the_plan(method: Method, subject: Subject) -> None:
+    """What enters each layer, and what its cache holds in the end, is the text and the planned visual tokens."""
+    for images in (1, 2):
+        prompts = [subject.prompt(images, 0), subject.prompt(images, 3)]
+        out = run(subject, prompts, method, steps=4)
+        text = [len(p.ids) - images * subject.n for p in prompts]
+        visual = [images * n for n in sizes(method, subject)]
+        equal(f"tokens entering each layer, {images} image(s)", out.lengths, [max(text) + v for v in visual])
+        equal(f"cache of each layer after 4 steps, {images} image(s)", out.cache, [max(text) + v + 3 for v in visual])
+        assert out.entering is not None
+        equal("real tokens of each row", out.entering.tolist(), [[t + v for t in text] for v in visual])
+
+
+@law
+def same_run_twice(method: Method, subject: Subject) -> None:
+    """The same prompts give the same tokens and the same logits."""
+    prompts = [subject.prompt(1, 0), subject.prompt(2, 1)]
+    first, second = (run(subject, prompts, method, steps=2) for _ in range(2))
+    same_kept("two runs on the same prompts", first.kept, second.kept)
+    if not torch.equal(first.logits, second.logits):
+        raise LawBroken("two runs on the same prompts keep the same tokens with different logits")
+
+
+@law
+def batch_equals_alone(method: Method, subject: Subject) -> None:
+    """Three prompts in a batch, one with two images, are answered as each alone."""
+    prompts = [subject.prompt(1, 0), subject.prompt(2, 1), subject.prompt(1, 3)]
+    together, alone = run(subject, prompts, method, steps=3), [run(subject, [p], method, steps=3) for p in prompts]
+    same_kept("in a batch and alone", together.kept, _stacked(alone))
+    close("in a batch and alone", together.logits, torch.cat([a.logits for a in alone]))
+
+
+def _stacked(runs: list[Run]) -> dict[int, Tensor]:
+    return {stage: torch.cat([r.kept[stage] for r in runs]) for stage in runs[0].kept}
+
+
+@law
+def padding_has_no_say(method: Method, subject: Subject) -> None:
+    """Padding on the left changes neither the kept tokens nor the answer."""
+    plain, padded = (run(subject, [subject.prompt(1, 2)], method, steps=3, extra=extra) for extra in (0, 7))
+    same_kept("without and with 7 columns of padding", plain.kept, padded.kept)
+    close("without and with 7 columns of padding", plain.logits, padded.logits)
+
+
+@law
+def cached_equals_recomputed(method: Method, subject: Subject) -> None:
+    """Decoding from the shortened cache equals reading everything anew at each step, where that is possible."""
+    prompts = [subject.prompt(1, 0), subject.prompt(1, 1)]
+    if inside(method, subject):
+        try:
+            run(subject, prompts, method, steps=3, use_cache=False)
+        except UserError:
+            raise NotApplicable("it drops tokens inside the language model, which is refused without a cache") from None
+        raise LawBroken("it drops tokens inside the language model and was not refused without a cache")
+    cached, anew = (run(subject, prompts, method, steps=6, use_cache=use) for use in (True, False))
+    same_kept("with and without a cache", cached.kept, anew.kept)
+    close("with and without a cache", cached.logits, anew.logits)
+
+
+@law
+def not_finite_refused(method: Method, subject: Subject) -> None:
+    """NaN or infinity in the visual tokens ends the run with a UserError, and no hook stays."""
+    _acting(method, subject)
+    before = hooks(subject.model)
+    for value in (float("nan"), float("inf")):
+        with subjects.spoiled(subject.model, value):
+            try:
+                run(subject, [subject.prompt(1, 0)], method)
+            except UserError as error:
+                if "NaN or infinity" not in str(error):
+                    raise LawBroken(f"{value} in the visual tokens was refused for another reason: {error}") from error
+            else:
+                raise LawBroken(f"{value} in the visual tokens went unnoticed")
+        equal("hooks after the refusal", hooks(subject.model), before)
+
+
+def _acting(method: Method, subject: Subject) -> None:
+    if not dropping(method, subject):
+        raise NotApplicable("it drops nothing")
+
+
+@law
+def nothing_left_behind(method: Method, subject: Subject) -> None:
+    """The model has the same hooks and answers after pruning, after an exception in it, and after a method that fails."""
+    prompts = [subject.prompt(1, 0)]
+    full = run(subject, prompts)  # transformers installs hooks of its own at the first call
+    before, attention = hooks(subject.model), subject.model.config.text_config._attn_implementation
+    run(subject, prompts, method, steps=2)
+    equal("hooks after pruning", hooks(subject.model), before)
+    for fails in (_interrupted, _failing):
+        fails(method, subject)
+        equal("hooks after an exception", hooks(subject.model), before)
+    equal("the attention kernel", subject.model.config.text_config._attn_implementation, attention)
+    if not torch.equal(run(subject, prompts).logits, full.logits):
+        raise LawBroken("after pruning, the model answers differently without it")
+
+
+class _OnTheWayError(Exception):
+    pass
+
+
+def _interrupted(method: Method, subject: Subject) -> None:
+    """An exception inside the context."""
+    try:
+        with subjects.context(subject, [subject.prompt(1, 0)], method):
+            raise _OnTheWayError
+    except _OnTheWayError:
+        return
+
+
+def _failing(method: Method, subject: Subject) -> None:
+    """An exception inside the method itself."""
+    if not dropping(method, subject):
+        return
+    try:
+        run(subject, [subject.prompt(1, 0)], with_reduce(method, _raise))
+    except _OnTheWayError:
+        return
+    raise LawBroken("an exception inside the method did not come out")
+
+
+def _raise(self: Method, visual: Visual, k: int) -> NoReturn:
+    raise _OnTheWayError
+
+
+def with_reduce(method: Method, reduce: Callable[[Any, Visual, int], Reduced]) -> Method:
+    """The same method, with its parameters, but for `reduce`."""
+    cls = type(method)
+    changed: Method = object.__new__(type(cls.__name__, (cls,), {"reduce": reduce}, register=False))
+    changed.__dict__.update(method.__dict__)
+    return changed

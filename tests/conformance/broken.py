@@ -1,0 +1,156 @@
+"""A file of a user's own with methods that each break one law, and one that breaks none. Loaded by path, never imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from script_vlmeval.methods import Method, Reduced, Visual
+
+
+def first(visual: Visual, k: int) -> Tensor:
+    """(B, G, k) the first k tokens."""
+    b, g, _ = visual.shape
+    return torch.arange(k).expand(b, g, k).clone()
+
+
+@dataclass(frozen=True)
+class Longest(Method):
+    """Nothing is wrong with it."""
+
+    def score(self, visual: Visual) -> Tensor:
+        return visual.tokens.float().norm(dim=-1)
+
+
+class Repeated(Method):
+    """Keeps the first token twice."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        keep = first(visual, k)
+        keep[..., 1:2] = 0
+        return keep
+
+
+class Descending(Method):
+    """Forgets to sort."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        return first(visual, k).flip(-1)
+
+
+class Short(Method):
+    """Off by one."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        return first(visual, max(1, k - 1))
+
+
+class Beyond(Method):
+    """Counts from one."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        return first(visual, k) + visual.shape[2] - k + 1
+
+
+class Central(Method):
+    """Distance to the mean of the whole batch."""
+
+    def score(self, visual: Visual) -> Tensor:
+        tokens = visual.tokens.float()
+        return (tokens - tokens.mean((0, 1, 2))).norm(dim=-1)
+
+
+class Trusting(Method):
+    """Looks at nothing before it sorts."""
+
+    needs = frozenset({"saliency"})
+
+    def order(self, visual: Visual, k: int) -> Tensor:
+        assert visual.saliency is not None
+        return visual.saliency.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+class Greedy(Method):
+    """Farthest tokens first, but chosen ones stay in the running: exact copies are picked again."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        x = visual.tokens.float()
+        picks = [torch.zeros(visual.shape[:2], dtype=torch.long)]
+        far = torch.full(visual.shape, torch.inf)
+        for _ in range(k - 1):
+            last = x.gather(2, picks[-1][..., None, None].expand(-1, -1, 1, x.shape[-1]))
+            far = torch.minimum(far, (x - last).norm(dim=-1))
+            picks.append(far.argmax(-1))
+        return torch.stack(picks, -1).sort(-1).values
+
+
+class Writing(Method):
+    """Centres the tokens where they stand."""
+
+    def score(self, visual: Visual) -> Tensor:
+        return visual.tokens.sub_(visual.tokens.mean(2, keepdim=True)).float().norm(dim=-1)
+
+
+class Dice(Method):
+    """Random, and another time otherwise."""
+
+    def score(self, visual: Visual) -> Tensor:
+        return torch.rand(visual.shape)
+
+
+class Louder(Method):
+    """Scales what it keeps without saying so."""
+
+    def reduce(self, visual: Visual, k: int) -> Reduced:
+        return Reduced(first(visual, k), visual.tokens[:, :, :k] * 1.5)
+
+
+class Single(Method):
+    """Works in float32 alone."""
+
+    def score(self, visual: Visual) -> Tensor:
+        return (visual.tokens @ torch.ones(visual.tokens.shape[-1], 1))[..., 0]
+
+
+class Widened(Method):
+    """Gives its tokens back in float32."""
+
+    def reduce(self, visual: Visual, k: int) -> Reduced:
+        return Reduced(first(visual, k), visual.tokens[:, :, :k].float())
+
+
+class Moody(Method):
+    """Another order at each budget."""
+
+    def order(self, visual: Visual, k: int) -> Tensor:
+        return (first(visual, visual.shape[2]) + k).remainder(visual.shape[2])[..., :k]
+
+
+class Asking(Method):
+    """Cannot do without a question."""
+
+    needs = frozenset({"keys", "query"})
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.keys is not None
+        return torch.einsum("bgnc,bc->bgn", visual.keys.float(), visual.query.float().mean(1))  # type: ignore[union-attr]
+
+
+class Unmasked(Method):
+    """Takes padding for a part of the question."""
+
+    needs = frozenset({"keys", "query"})
+
+    def score(self, visual: Visual) -> Tensor:
+        if visual.keys is None or visual.query is None:
+            return torch.ones(visual.shape)
+        return torch.einsum("bgnc,bc->bgn", visual.keys.float(), visual.query.float().mean(1))
+
+
+class Pairing(Method):
+    """Has never seen three tiles."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        return first(visual, k)[:, torch.arange(min(2, visual.shape[1]))]
