@@ -31,7 +31,8 @@ def serves(features: Tensor) -> bool:
 
 def similarity(features: Tensor) -> Tensor:
     """(R, N, N) products of the rows of features (R, N, D), in float32. Those of half-precision rows are exact products."""
-    if features.dtype in (torch.float16, torch.bfloat16) and features.is_cuda:
+    exact = "dtype" in torch.ops.aten.bmm.overloads()  # since torch 2.8 a product of halves may be float32
+    if exact and features.is_cuda and features.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(features, features.transpose(1, 2), out_dtype=torch.float32)
     x = features.float()
     return torch.bmm(x, x.transpose(1, 2))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from . import fused
 from .basic import snapped
 
 _BLOCK = 256  # rows of similarities at a time; not adapted to the batch, or batch mates would change the rounding
@@ -22,6 +23,8 @@ def farthest_first(features: Tensor, k: int, *, gate: Tensor | None = None) -> T
     rows, n, _ = features.shape
     if not 1 <= k <= n:
         raise UserError(f"cannot pick {k} of {n} tokens")
+    if fused.serves(features):
+        return fused.farthest_first(features, k, gate)
     features = features.float()
     free = torch.ones(rows, n, dtype=torch.bool, device=features.device)
     nearest = features.new_full((rows, n), torch.inf)

@@ -23,7 +23,7 @@ class CDPruner(Method):
 
     sign: how relevance follows from the cosine of token and question: -1 (less similar is more relevant), +1, or None, the
         sign of the space that the model offers. The paper writes +1; its release uses -1, as it does best with CLIP patches.
-    scope: minimum and maximum of the relevance over the whole `image` (the release) or over each `tile`.
+    scope: minimum and maximum of the relevance over the whole `image`, all its tiles (the release), or over each `tile`.
     theta: None weighs by r; a number in [0, 1) weighs by exp(alpha r), alpha = theta / (2 (1 - theta)), an option that the
         release has commented out (at 0.5): 0 is diversity alone, towards 1 is relevance alone.
     relevance: where the question comes from: `clip` (the text tower), `llm` (its embeddings in the language model), or `auto`,

@@ -24,8 +24,7 @@ class Scope(Method):
     alpha: exponent of the attention; 0 = coverage alone, and the release's 1.
 
     Coverage is the cosine in the encoder's output before the projector, per tile. Once everything is covered, or where the
-    attention is 0, the lower index follows, as in the release. Its additive variant is not offered. Nominal budgets of tiled
-    pictures are the floor per tile, as in the release.
+    attention is 0, the lower index follows, as in the release. Its additive variant is not offered.
     """
 
     needs = frozenset({"saliency", "encoded"})

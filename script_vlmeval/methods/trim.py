@@ -22,6 +22,7 @@ class TRIM(Method):
     sign: +1 keeps the largest products, -1 the smallest (the release), None follows the space that the model offers. The paper
         speaks of the cosine; its release normalises neither side, and so is it here.
 
+    The release compares with the whole prompt, cut at 77 ids; here it is the question, as for the other methods.
     Beyond the release: several question rows count by their mean; a sample without a question keeps an even grid of tokens and
     the mean of the others. Ranking skips the release's softmax, which changes no order but makes ties where it underflows.
     `outliers` is the paper's automatic budget, per image; the release takes its quartiles over all images of a batch.
