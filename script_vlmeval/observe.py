@@ -82,6 +82,12 @@ class Observer:
 
         return quietly
 
+    def _projected(self, x: Tensor) -> Tensor:
+        """The projector, which takes its own precision alone, for any."""
+        inner: Any = self.model.model
+        projected: Tensor = inner.multi_modal_projector(x.to(next(inner.multi_modal_projector.parameters()).dtype))
+        return projected
+
     # -- views ---------------------------------------------------------------------------------------------------------------
     def before(self, group: families.Group, x: Tensor, text: Tensor) -> Visual:
         """Before the language model: x (B, L, D) is its input, text (B, L) marks the real text tokens."""
@@ -94,8 +100,7 @@ class Observer:
         if {"saliency", "encoder_keys", "cls", "resized"} & self.needs:
             given |= self._vision(group)
         if "project" in self.needs:
-            inner: Any = self.model.model
-            given["project"] = self._unheard(inner.multi_modal_projector)
+            given["project"] = self._unheard(self._projected)
         if "seed" in self.needs:
             given["seed"] = self._seeds(group.row, len(x))
         if self.shown is not None:

@@ -36,7 +36,7 @@ class Visual:
     encoded: Tensor | None = None  # (B, G, N, E) encoder output before the projector
     encoder_keys: Tensor | None = None  # (B, G, N, H) attention keys of that encoder layer, heads averaged
     cls: Tensor | None = None  # (B, G, E) the encoder's CLS token
-    project: Callable[[Tensor], Tensor] | None = None  # the projector: (..., E) -> (..., D)
+    project: Callable[[Tensor], Tensor] | None = None  # the projector: (..., E) -> (..., D), in the model's precision
     grid: tuple[int, int] | None = None  # rows, columns of a tile
     seed: Tensor | None = None  # (B,) per-sample seed, the same on every device, rank and batch size
     sign: int = -1  # how relevance follows from cosine(keys, query) in this space: -1 in CLIP's (patches of LLaVA), +1 elsewhere
