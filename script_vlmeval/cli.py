@@ -300,9 +300,9 @@ def _models() -> list[tuple[str, ...]]:
 def _methods() -> list[tuple[str, ...]]:
     from .methods import catalogue
 
-    head = ("METHOD", "NEEDS", "PARAMETERS", "ABOUT")
+    head = ("METHOD", "ABOUT", "NEEDS", "PARAMETERS")
     rows = [
-        (m.name, ", ".join(m.needs) or "-", ", ".join(f"{k}={v}" for k, v in m.params) or "-", m.summary)
+        (m.name, m.summary, ", ".join(m.needs) or "-", ", ".join(f"{k}={v}" for k, v in m.params) or "-")
         for m in catalogue().values()
     ]
     return [head, *rows]

@@ -62,6 +62,25 @@ def test_tokens_are_measured(swept: Path):
     assert result(swept, "tiny_script_16", "ShapesVQA")["tokens"]["relevance"] == "clip"
 
 
+def test_a_nested_method_runs_once_per_batch_for_all_its_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And gives each budget what it would get alone."""
+    from script_vlmeval.methods import METHODS
+
+    def answers(work_dir: str, *budgets: str) -> dict[str, list[str]]:
+        names = [f"tiny_cdpruner_{b}" for b in budgets]
+        argv = ["--model", *names, "--data", "ShapesVQA", "--limit", "24", "--batch-size", "12", "--quiet"]
+        assert main([*argv, "--work-dir", str(tmp_path / work_dir)]) == 0
+        return {name: predictions(tmp_path / work_dir, name, "ShapesVQA") for name in names}
+
+    alone = answers("eight", "8") | answers("share", "25pct")
+    calls: list[int] = []
+    order = METHODS["cdpruner"].order
+    monkeypatch.setattr(METHODS["cdpruner"], "order", lambda self, visual, k: calls.append(k) or order(self, visual, k))
+    together = answers("together", "8", "72", "25pct")
+    assert calls == [72, 72]
+    assert {name: together[name] for name in alone} == alone
+
+
 def test_the_vision_tower_runs_once_per_batch_whatever_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from script_vlmeval.runtime import Runtime
 

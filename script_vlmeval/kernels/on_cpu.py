@@ -75,7 +75,6 @@ def greedy_map(kernels: Kernels, k: int, allowed: Tensor | None, forced: Tensor 
     """Picks (R, k) and, per tile, whether every pick's residual was above rounding noise; where not, its picks mean nothing."""
     free, prescribed = _arrays(allowed, forced)
     residual = kernels.own.copy()
-    floor = FLOOR * residual
     if free is not None:
         residual[~free] = -np.inf
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -84,7 +83,8 @@ def greedy_map(kernels: Kernels, k: int, allowed: Tensor | None, forced: Tensor 
             picks, at = np.stack([p for p, _ in done]), np.stack([a for _, a in done])
         else:
             picks, at = _lockstep(kernels, residual, k, prescribed)
-        sound = (at > np.take_along_axis(floor, picks, 1)).all(1)
+        places = picks + np.arange(len(picks))[:, None] * residual.shape[1]
+        sound = (at > FLOOR * kernels.own.take(places)).all(1)
     return torch.from_numpy(picks), torch.from_numpy(sound)
 
 
@@ -113,28 +113,27 @@ def _one(
 
 
 def _lockstep(kernels: Kernels, residual: Floats, k: int, forced: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Floats]:
-    """The same for several tiles at once: bit for bit what each gives alone."""
+    """The same for several tiles at once: bit for bit what each gives alone. Every call writes into what is there already."""
     tiles, n = residual.shape
     offset, rows, scores = np.arange(tiles) * n, kernels.whole(), residual.reshape(-1)
     basis = np.empty((k, tiles, n), np.float32)
-    flat_basis, by_tile = basis.reshape(k, -1), basis.transpose(1, 0, 2)
-    room = np.empty((tiles, 1, n), np.float32)
-    shared = room[:, 0]
-    row = np.empty((tiles, n), np.float32)
+    columns, by_tile = basis.reshape(k, -1), basis.transpose(1, 0, 2)
+    row, shared, root = np.empty((tiles, n), np.float32), np.empty((tiles, 1, n), np.float32), np.empty((tiles, 1), np.float32)
     picks, at = np.empty((k, tiles), np.int64), np.empty((k, tiles), np.float32)
     for i in range(k):
-        j = residual.argmax(1)
+        residual.argmax(1, out=picks[i])
         if forced is not None:
-            j = np.where(forced[:, i] >= 0, forced[:, i], j)
-        flat = j + offset
-        picks[i], at[i] = j, scores.take(flat)
+            np.copyto(picks[i], forced[:, i], where=forced[:, i] >= 0)
+        flat = picks[i] + offset
+        scores.take(flat, out=at[i], mode="clip")
         rows.take(flat, axis=0, out=row, mode="clip")
         if i:
-            np.matmul(flat_basis[:i].take(flat, axis=1).T[:, None], by_tile[:, :i], out=room)
-            np.subtract(row, shared, out=row)
-        step = np.divide(row, np.sqrt(at[i])[:, None], out=basis[i])
+            np.matmul(columns[:i].take(flat, axis=1, mode="clip").T[:, None], by_tile[:, :i], out=shared)
+            np.subtract(row, shared[:, 0], out=row)
+        np.sqrt(at[i], out=root[:, 0])
+        step = np.divide(row, root, out=basis[i])
         np.multiply(step, step, out=row)
-        residual -= row
+        np.subtract(residual, row, out=residual)
         scores[flat] = -np.inf
     return picks.T.copy(), at.T
 

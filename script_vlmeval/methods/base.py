@@ -195,8 +195,11 @@ def take(visual: Visual, keep: Tensor) -> Reduced:
 
 
 def require_finite(x: Tensor, what: str) -> None:
-    """Fail closed: a NaN would win every argmax and repeat picks, so a set would be short without a word."""
-    if not bool(torch.isfinite(x).all()):
+    """Fail closed: a NaN would win every argmax and repeat picks, so a set would be short without a word.
+
+    One pass that makes nothing: only a sum that is not finite, which very large numbers give as well, is looked into.
+    """
+    if not bool(torch.isfinite(x.sum(dtype=torch.float32))) and not bool(torch.isfinite(x).all()):
         raise UserError(f"NaN or infinity in {what}: a selection would be arbitrary. Try another --dtype (float32).")
 
 

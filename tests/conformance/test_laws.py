@@ -15,7 +15,7 @@ import pytest
 from script_vlmeval.conformance import EXAMPLES, around, check_law, laws
 from script_vlmeval.conformance.fuzz import fuzz
 from script_vlmeval.conformance.outcome import NotApplicable
-from script_vlmeval.methods import METHODS, Method, catalogue, get_method
+from script_vlmeval.methods import METHODS, Method, catalogue, get_method, sources
 from script_vlmeval.tiny import ASSETS
 
 NAMES = sorted(catalogue())
@@ -32,6 +32,12 @@ def method(request: pytest.FixtureRequest) -> Method:
 def test_the_suite_covers_what_is_registered():
     """Methods that tests define for themselves must not stay behind."""
     assert sorted(METHODS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_is_called_like_its_method(name: str):
+    """Otherwise a result's fingerprint would not notice that the method was edited."""
+    assert sources(name)
 
 
 @contextmanager
