@@ -28,6 +28,9 @@ from script_vlmeval import kernels
 from script_vlmeval.kernels import fused, on_cpu
 from script_vlmeval.methods import METHODS, Visual, get_method
 
+# N, and the T of each
+GROWTH = ((144, (8, 16, 32, 64)), (576, (8, 32, 64, 192)), (2880, (8, 64, 320, 640)), (11_520, (8, 64, 320, 1024)))
+
 
 # -- the releases' loops -----------------------------------------------------------------------------------------------------
 def released_kernel(features: Tensor, r: Tensor) -> Tensor:
@@ -200,7 +203,7 @@ def _visual(device: str, n: int = 576) -> Visual:
 def growth(device: str, budget: float) -> list[dict[str, Any]]:
     """The conditional DPP, similarity included, D = 4096, over the number of tokens and the budget."""
     rows = []
-    for n, ks in ((144, (8, 64)), (576, (8, 64, 192)), (2880, (8, 64, 320, 640)), (11_520, (8, 64, 320, 1024))):
+    for n, ks in GROWTH:
         features, r = (x.to(device) for x in tokens(1, n, 4096))
         for k in ks:
             took = medians({"dpp": lambda k=k, f=features, w=r: kernels.greedy_map(f, w, k)}, device, budget)["dpp"]
