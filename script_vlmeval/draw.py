@@ -26,6 +26,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)), (0, (7, 2, 1, 2)))
 _INK, _GREY = "#222222", "#767676"
 _WIDTH, _HEIGHT, _COLUMNS = 4.9, 3.7, 3
+_DOT, _MANY = 0.2, 5  # inches per method in a comparison at one budget, and from how many methods on there is one
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -86,8 +87,22 @@ class Panel:
     """One benchmark under one model."""
 
     title: str
-    lines: Mapping[str, Sequence[Row]]
+    lines: Mapping[str, Sequence[Row]]  # method -> its rows, by budget
     full: Row | None
+
+    @property
+    def curves(self) -> Mapping[str, Sequence[Row]]:
+        """The methods that are drawn over budgets: those with several, and those that are not compared below."""
+        below = {row.config.method for row in self.compared}
+        return {name: rows for name, rows in self.lines.items() if len(rows) > 1 or name not in below} or self.lines
+
+    @property
+    def compared(self) -> list[Row]:
+        """The rows at the budget that most methods share, from the lowest score up; none where few do."""
+        rows = [row for line in self.lines.values() for row in line]
+        budgets = {row.tokens: [r for r in rows if r.tokens == row.tokens] for row in rows}
+        most = max(budgets.values(), key=len)
+        return sorted(most, key=lambda row: row.score) if len(most) >= _MANY else []
 
 
 def number(value: Any) -> float | None:
@@ -104,6 +119,7 @@ def at(data: Any, path: str) -> Any:
 
 def accuracy(rows: Sequence[Row], path: Path) -> None:
     """Score against budget with 95 % bands, a panel for each benchmark and model that has pruned results: there must be one.
+    Where many methods share a budget, they are set against each other below, the best at the top.
 
     UserError when `path` cannot be written.
     """
@@ -112,17 +128,25 @@ def accuracy(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = _panels(rows)
-    looks = _looks(sorted({method for panel in panels for method in panel.lines}))
+    looks = _looks(sorted({method for panel in panels for method in panel.curves}))
     columns = min(_COLUMNS, len(panels))
-    height = math.ceil(len(panels) / columns)
+    blocks = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [h for block in blocks for h in (_HEIGHT, _DOT * max(len(panel.compared) for panel in block) + 0.9)]
+    shown = [i for i, h in enumerate(heights) if i % 2 == 0 or h > 0.9]  # a block without comparisons has one row
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * height + 0.5), layout="constrained")
+        figure = Figure(figsize=(_WIDTH * columns, sum(heights[i] for i in shown) + 0.5), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(height, columns, squeeze=False).flat
-        for axis, panel in zip(axes, panels, strict=False):
-            _draw(axis, panel, looks)
-        for axis in list(axes)[len(panels) :]:
-            axis.set_visible(False)
+        axes = figure.subplots(len(shown), columns, squeeze=False, height_ratios=[heights[i] for i in shown])
+        for row, i in enumerate(shown):
+            block = blocks[i // 2]
+            for column, axis in enumerate(axes[row]):
+                panel = block[column] if column < len(block) else None
+                if panel is None or (i % 2 and not panel.compared):
+                    axis.set_visible(False)
+                elif i % 2:
+                    _compare(axis, panel)
+                else:
+                    _draw(axis, panel, looks)
         _legend(figure, looks)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
@@ -148,12 +172,12 @@ def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> None:
-    rows = [row for line in panel.lines.values() for row in line]
+    rows = [row for line in panel.curves.values() for row in line]
     axis.set_title(panel.title, loc="left", fontweight="bold", color=_INK, pad=10)
     axis.set_ylabel(rows[0].metric)
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
-    for method, line in panel.lines.items():
+    for method, line in panel.curves.items():
         _line(axis, line, looks[method])
     _scale(axis, sorted({row.tokens for row in rows}))
     if panel.full:
@@ -172,6 +196,30 @@ def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any]) -> None:
     axis.fill_between(tokens, low, high, color=look["color"], alpha=0.13, linewidth=0)
     axis.vlines(tokens, low, high, color=look["color"], alpha=0.45, linewidth=1.2)
     axis.plot(tokens, scores, **look, linewidth=1.8, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
+
+
+def _compare(axis: Axes, panel: Panel) -> None:
+    """The methods of one budget, a line of its own for each, between what needs no image and what all tokens give."""
+    rows = panel.compared
+    axis.set_title(f"{panel.title} at {rows[0].tokens:g} tokens", loc="left", fontweight="bold", color=_INK, pad=6)
+    axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for place, row in enumerate(rows):
+        floor = row.config.method == "random"  # what every method must beat
+        axis.errorbar(
+            row.score, place, xerr=row.half, fmt="s" if floor else "o", color=_GREY if floor else _COLORS[0], markersize=5
+        )
+    axis.set_yticks(range(len(rows)), [row.config.method for row in rows], fontsize=8.5)
+    levels = {**(panel.full or rows[0]).floors, **({"unpruned": panel.full.score} if panel.full else {})}
+    for label, score in levels.items():
+        axis.axvline(
+            score,
+            color=_INK if label == "unpruned" else _GREY,
+            linewidth=1.2,
+            linestyle=(0, (6, 3)) if label == "unpruned" else (0, (1, 2)),
+        )
+    axis.set_ylim(-0.7, len(rows) - 0.3)
+    axis.set_xlabel(f"{rows[0].metric}, with 95 % intervals")
 
 
 def _scale(axis: Axes, tokens: Sequence[float]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from script_vlmeval import celltext, report
+from script_vlmeval import celltext, draw, report
 from script_vlmeval.errors import UserError
 
 NASTY = [
@@ -242,6 +242,23 @@ def test_the_plot_is_a_picture_and_rebuilding_changes_nothing(work_dir: Path):
     assert before[0].startswith(b"\x89PNG")
     report.summarise(work_dir)
     assert (summary.plot.read_bytes(), summary.workbook.read_bytes()) == before
+
+
+def test_many_methods_of_one_budget_are_set_against_each_other(tmp_path: Path):
+    """Best at the top; the curves above are of methods with several budgets, and of those that have no place below."""
+    for i, method in enumerate(["random", "grid", "pool", "script", "scope"]):
+        put(tmp_path, f"tiny_{method}_16", "ShapesVQA", 50.0 + 7 * i % 20)
+    put(tmp_path, "tiny_script_36", "ShapesVQA", 80.0)
+    put(tmp_path, "tiny_dart_72", "ShapesVQA", 70.0)
+    put(tmp_path, "tiny_script_16", "ShapesYN", 70.0)
+    summary = report.summarise(tmp_path)
+    shapes, yes_no = draw._panels(summary.rows)
+    assert [row.score for row in shapes.compared] == sorted(row.score for row in shapes.compared)
+    assert {row.config.method for row in shapes.compared} == {"random", "grid", "pool", "script", "scope"}
+    assert set(shapes.curves) == {"script", "dart"}
+    assert not yes_no.compared
+    assert set(yes_no.curves) == {"script"}
+    assert summary.plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_unpruned_results_have_no_plot(tmp_path: Path):
