@@ -130,7 +130,7 @@ def loops(budget: float) -> list[dict[str, Any]]:
     for b, n, t in ((1, 576, 64), (1, 576, 192), (5, 576, 64)):
         features, r = tokens(b, n, 256)
         kernel, ours = released_kernel(features, r), on_cpu.Kernels(features, r)
-        same = torch.equal(released_cdpruner(kernel, t), on_cpu.greedy_map(ours, t, None, None)[0])
+        same = torch.equal(released_cdpruner(kernel, t), on_cpu.greedy_map(ours, t, None, None))
         calls = {"release": lambda: released_cdpruner(kernel, t), "ours": lambda: on_cpu.greedy_map(ours, t, None, None)}  # noqa: B023
         rows.append(_row(f"CDPruner's loop, {b} x {n}, T = {t}", calls, same, 5, budget))
     features, r = apart(576, 4096)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,17 @@ def checkpoint_digest(record: Backbone) -> str:
                 while block := stream.read(1 << 22):
                     digest.update(block)
     return digest.hexdigest()[:16]
+
+
+@cache
+def layers(record: Backbone) -> int:
+    """Layers of the language model, by the checkpoint's configuration."""
+    text = json.loads((Path(record.checkpoint) / "config.json").read_text(encoding="utf-8")).get("text_config", {})
+    if "num_hidden_layers" in text:
+        return int(text["num_hidden_layers"])
+    from transformers import AutoConfig  # a published config.json may leave out what is its class's default
+
+    return int(AutoConfig.from_pretrained(record.checkpoint).get_text_config().num_hidden_layers)
 
 
 def check_query(record: Backbone, method: str) -> None:

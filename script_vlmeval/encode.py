@@ -1,12 +1,14 @@
 """Encode once, prune many: within this context a module that sees the same tensor again returns the same output again.
 
-The memo holds one batch. It wraps the `forward` of vision tower and projector, so hooks on them still run, and returns the
-very objects that the modules returned, whatever transformers makes of them.
+The memo holds a few outputs of one batch. It wraps the `forward` of vision tower and projector, so hooks on them still run, and
+returns the very objects that the modules returned, whatever transformers makes of them.
 """
 
 from __future__ import annotations
 
 import functools
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 from .methods import Method, Visual
 from .query import QuerySource
+
+_KEPT = 4  # outputs per module: a batch, parts of it asked again after a failure, and what methods run for themselves
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def encode_once(*modules: nn.Module) -> Iterator[None]:
 
 
 def _memoised(forward: Callable[..., Any]) -> Callable[..., Any]:
-    seen: list[tuple[Tensor, Any, Any]] = []
+    seen: deque[tuple[Tensor, Any, Any]] = deque(maxlen=_KEPT)
 
     @functools.wraps(forward)
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -43,9 +47,11 @@ def _memoised(forward: Callable[..., Any]) -> Callable[..., Any]:
         rest += [f"{name}={a!r}" for name, a in sorted(kwargs.items()) if not isinstance(a, Tensor)]
         if len(given) != 1:
             return forward(*args, **kwargs)
-        for tensor, others, output in seen:
-            if others == rest and _same(tensor, given[0]):
-                return output
+        for i, entry in enumerate(seen):
+            if entry[1] == rest and _same(entry[0], given[0]):
+                del seen[i]
+                seen.append(entry)  # what is used again outlives what is not
+                return entry[2]
         output = forward(*args, **kwargs)
         seen.append((given[0], rest, output))  # holding the input keeps its memory from being given to another tensor
         return output
@@ -65,6 +71,10 @@ class QueryOnce:
         self.name, self.sign, self._source = source.name, source.sign, source
         self._asked: tuple[list[str], tuple[Tensor, Tensor]] | None = None
         self._patches: tuple[Tensor, Tensor | None] | None = None
+
+    def forget(self) -> None:
+        """Let go of the last batch."""
+        self._asked = self._patches = None
 
     def encode(self, questions: list[str]) -> tuple[Tensor, Tensor]:
         if self._asked is None or self._asked[0] != questions:
@@ -87,11 +97,14 @@ class Chosen:
     def __init__(self, budgets: Sequence[str]) -> None:
         self.budgets = tuple(budgets)
         self._keep: dict[tuple[int, int], Tensor] = {}
+        self.seconds = 0.0  # that choosing took
 
     def keep(self, method: Method, group: int, k: int, budgets: Sequence[int], see: Callable[[], Visual]) -> Tensor:
         """(I, G, k) what the method keeps of a group of images; `see` is asked for the images only where they are not known."""
         if (group, k) not in self._keep:
+            start = time.perf_counter()
             visual = see()
             wanted = sorted({k, *(b for b in budgets if b < visual.shape[2])})
             self._keep |= {(group, b): keep for b, keep in zip(wanted, method.many(visual, wanted), strict=True)}
+            self.seconds += time.perf_counter() - start
         return self._keep[group, k]

@@ -45,7 +45,12 @@ class Family:
 
 def _split_llava(model: nn.Module, visual: Tensor) -> list[Group]:
     """One tile per image, its side the tower's image size over its patch size."""
-    vision: Any = model.config.vision_config  # type: ignore[union-attr]
+    config: Any = model.config
+    if (strategy := getattr(config, "vision_feature_select_strategy", "default")) != "default":
+        raise UserError(
+            f"This checkpoint shows the language model '{strategy}' vision features; only 'default', patches without CLS."
+        )
+    vision: Any = config.vision_config
     side = vision.image_size // vision.patch_size
     n = side * side
     row, column = visual.nonzero(as_tuple=True)

@@ -104,7 +104,7 @@ class Observer:
         if "seed" in self.needs:
             given["seed"] = self._seeds(group.row, len(x))
         if self.shown is not None:
-            given["shown"] = self._per_image(group, self.shown)
+            given["shown"] = self._per_image(group, self.shown.to(x.device))
         return Visual(tokens, **given)
 
     def inside(self, group: families.Group, at: Tensor, x: Tensor, before: Before) -> Visual:

@@ -153,15 +153,13 @@ class pruning:
         """Stage -> tokens per tile and group, without the stages that remove nothing."""
         layers = len(self.lm.layers)
         now = [g.at.shape[2] for g in self.groups]
-        asked = [self.method.plan(budget_tokens(self.budget, n), n, layers) for n in now]
-        plan: dict[int, list[int]] = {}
+        asked = [plan(self.method, budget_tokens(self.budget, n), n, layers) for n in now]
+        stages: dict[int, list[int]] = {}
         for stage in sorted({s for p in asked for s in p}):
-            if not 0 <= stage < layers:
-                raise UserError(f"'{self.method.name}' plans a stage {stage}; this model has layers 0 to {layers - 1}.")
             then = [min(n, p.get(stage, n)) for n, p in zip(now, asked, strict=True)]
             if then != now:
-                plan[stage] = now = then
-        return plan
+                stages[stage] = now = then
+        return stages
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         x, mask, given = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("position_ids")
@@ -177,6 +175,8 @@ class pruning:
         self.start = x.shape[1]
         self.removed = valid.sum(1) - self.base.valid.sum(1)
         self.padded = not bool(self.base.valid.all())
+        # without positions a model counts the padding too, which methods would see in rotated keys
+        self.counted = given is None and self.padded and any(stage > 0 for stage in self.plan)
         self.last_position = None if given is None else given[..., -1:].clone()
         kwargs["inputs_embeds"] = x
         # an explicit mask, always: without one, gaps in position_ids are taken for the borders of packed sequences
@@ -188,7 +188,7 @@ class pruning:
 
     def _prompt_positions(self, given: Tensor | None) -> Tensor | None:
         if self.family.positions == "renumber":
-            return None if given is None else (self.base.valid.long().cumsum(1) - 1).clamp_min(0)
+            return (self.base.valid.long().cumsum(1) - 1).clamp_min(0) if given is not None or self.counted else None
         if given is None:
             given = torch.arange(self.length, device=self.base.index.device)[None]
         return sequence.take_positions(given, self.base.origin)
@@ -286,7 +286,10 @@ class pruning:
         elif self.padded:
             tail = self.base.valid.new_ones(len(self.base.valid), past + new - self.start)
             kwargs["attention_mask"] = torch.cat([self.base.valid, tail], 1).long()
-        if self.family.positions == "renumber":
+        if self.family.positions == "renumber" and self.counted and positions is None:
+            steps = torch.arange(past - self.start, past - self.start + new, device=self.removed.device)
+            kwargs["position_ids"] = self.base.valid.sum(1, keepdim=True) + steps
+        elif self.family.positions == "renumber":
             kwargs["position_ids"] = None if positions is None else positions - self.removed[:, None]
         elif positions is None:
             kwargs["position_ids"] = (torch.arange(past, past + new, device=self.removed.device) + self.length - self.start)[None]
@@ -309,6 +312,15 @@ class pruning:
             return
         if not bool((positions[..., :1] == self.last_position + 1 + (past - self.start)).all()):
             raise UserError("This turn does not continue the pruned prompt: give the whole dialogue as one prompt, no cache.")
+
+
+def plan(method: Method, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
+    """What the method keeps from which stage on. UserError for a budget out of its reach and for layers that there are not."""
+    asked = method.plan(budget, n_visual, n_layers)
+    for stage in asked:
+        if not 0 <= stage < n_layers:
+            raise UserError(f"'{method.name}' plans a stage {stage}; this model has layers 0 to {n_layers - 1}.")
+    return asked
 
 
 def _check_source(method: Method, query: QuerySource | None) -> None:

@@ -141,6 +141,8 @@ class Runtime:
         finally:
             for handle in handles:
                 handle.remove()
+            for query in self._queries.values():
+                query.forget()
 
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> None:

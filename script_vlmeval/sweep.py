@@ -26,6 +26,7 @@ from .cells import tokens as budget_tokens
 from .errors import UserError
 from .methods import Method
 from .plugin import Dataset, host_label, open_dataset
+from .prune import plan
 from .report import write_predictions
 from .runtime import Runtime, choose_device, choose_dtype
 from .store import CellStore, disk
@@ -99,6 +100,8 @@ def _method(config: Config, options: Options) -> Method:
     families.FAMILIES[record.family].require(config.method, method.needs)
     if "query" in method.needs and method.source() in ("auto", "clip"):
         backbones.check_query(record, config.method)
+    if config.budget:
+        plan(method, budget_tokens(config.budget, record.visual), record.visual, backbones.layers(record))
     return method
 
 

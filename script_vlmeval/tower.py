@@ -24,10 +24,15 @@ def core(tower: Any) -> Any:
 
 
 def _feature_layer(model: nn.Module) -> int:
-    """Index into hidden states, of which the language model reads one; of several, the last."""
+    """Index into hidden states, of which the language model reads one. UserError where it reads several, or none that a layer
+    put out."""
     config: Any = model.config
     index = config.vision_feature_layer
-    return int(index if isinstance(index, int) else index[-1])
+    if not isinstance(index, int) or index == 0:
+        raise UserError(
+            f"This checkpoint reads vision_feature_layer {index}; what one layer attends to can be seen of one alone."
+        )
+    return index
 
 
 def selected_layer(model: nn.Module) -> Any:
@@ -42,14 +47,18 @@ def watch(model: nn.Module) -> list[Any]:
     tower: Any = model.model.vision_tower  # type: ignore[union-attr]
     pending: list[Tensor] = []
 
+    def beginning(module: nn.Module, args: tuple[Any, ...]) -> None:
+        pending.clear()  # of a pass that failed after the layer
+
     def entering(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         pending[:] = [args[0] if args else kwargs["hidden_states"]]
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if pending:
+        if pending and _RECORD not in output.__dict__:
             output.__dict__[_RECORD] = pending.pop()
 
     return [
+        tower.register_forward_pre_hook(beginning),
         selected_layer(model).register_forward_pre_hook(entering, with_kwargs=True),
         tower.register_forward_hook(leaving),
     ]

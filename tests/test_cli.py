@@ -61,6 +61,22 @@ def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]):
     assert set(names) <= set(first)
 
 
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["tiny_dart_16"], "The smallest budget here is 49"),
+        (["tiny_dart_72", "--param", "layer=99"], "layers 0 to 5"),
+        (["tiny_cdpruner_16", "--param", "theta=0.99"], "theta from 0 to 0.98"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_is_loaded(
+    tmp_path, capsys: pytest.CaptureFixture[str], argv: list[str], part: str
+):
+    said = refused(capsys, "--data", "ShapesVQA", "--limit", "2", "--work-dir", str(tmp_path / "results"), "--model", *argv)
+    assert part in said
+    assert not (tmp_path / "results").exists()
+
+
 def test_dry_run_touches_nothing(tmp_path, capsys: pytest.CaptureFixture[str]):
     argv = ["--config", str(ROOT / "configs/tiny.yaml"), "--work-dir", str(tmp_path / "results"), "--dry-run"]
     assert main(argv) == 0

@@ -28,12 +28,14 @@ def test_numpy_and_tensor_operations_pick_the_same(b: int, n: int, d: int, k: in
 def test_tiles_in_lock_step_are_bit_for_bit_what_each_is_alone(seed: int):
     features, weight = tokens(6, 200, 128, seed)
     together = on_cpu.Kernels(features, weight)
-    picks, residuals = on_cpu._lockstep(together, together.own.copy(), 90, None)
+    together_residual = together.own.copy()
+    picks, _ = on_cpu._lockstep(together, together_residual, 90, None)
     for r in range(6):
         alone = on_cpu.Kernels(features[r : r + 1], weight[r : r + 1])
-        own_picks, own_residuals = on_cpu._one(alone, 0, alone.own[0].copy(), 90, None)
-        np.testing.assert_array_equal(picks[r], own_picks)
-        np.testing.assert_array_equal(residuals[r], own_residuals)
+        residual = alone.own[0].copy()
+        np.testing.assert_array_equal(picks[r], on_cpu._one(alone, 0, residual, 90, None))
+        free = np.isfinite(residual)
+        np.testing.assert_array_equal(together_residual[r, free], residual[free])
 
 
 @pytest.mark.parametrize("k", [1, 20, 64, 150])
@@ -42,8 +44,8 @@ def test_rows_made_on_demand_pick_what_the_whole_matrix_picks(monkeypatch: pytes
     whole = kernels.greedy_map(features, weight, k)
     monkeypatch.setattr(on_cpu, "_WIDE", 1)
     made = on_cpu.Kernels(features, weight)
-    assert torch.equal(on_cpu.greedy_map(made, k, None, None)[0], whole)
-    assert made._made.sum() < 2 * 160 or k > 100, "only the rows of likely picks are made"
+    assert torch.equal(on_cpu.greedy_map(made, k, None, None), whole)
+    assert made.made(0) < 160 or k > 100, "only the rows of likely picks are made"
 
 
 def test_fewer_rows_are_made_than_there_are(monkeypatch: pytest.MonkeyPatch):
@@ -51,7 +53,7 @@ def test_fewer_rows_are_made_than_there_are(monkeypatch: pytest.MonkeyPatch):
     made = on_cpu.Kernels(features, weight)
     assert made.wide
     on_cpu.greedy_map(made, 64, None, None)
-    assert 64 <= made._made.sum() <= 160
+    assert 64 <= made.made(0) <= 160
 
 
 def test_a_large_problem_against_float64():
@@ -76,6 +78,32 @@ def test_one_tile_that_runs_out_does_not_disturb_the_others():
     for r in range(4):
         assert torch.equal(picks[r], kernels.greedy_map(features[r : r + 1], weight[r : r + 1], 20)[0])
         assert len(set(picks[r].tolist())) == 20
+
+
+@pytest.mark.parametrize("rank", [3, 12, 40])
+def test_where_residuals_run_out_batch_mates_and_larger_budgets_change_nothing(rank: int):
+    draw = torch.Generator().manual_seed(rank)
+    features = torch.randn(6, 120, rank, generator=draw) @ torch.randn(rank, 64, generator=draw)
+    features = features + 0.05 * torch.randn(6, 120, 64, generator=draw).bfloat16().float() * (torch.arange(6) % 2)[:, None, None]
+    weight = torch.rand(6, 120, generator=draw)
+    longest = kernels.greedy_map(features, weight, 100)
+    for k in (1, 2, rank, rank + 1, 60):
+        assert torch.equal(kernels.greedy_map(features, weight, k), longest[:, :k])
+    for r in range(6):
+        assert torch.equal(kernels.greedy_map(features[r : r + 1], weight[r : r + 1], 100)[0], longest[r])
+        assert len(set(longest[r].tolist())) == 100
+
+
+@pytest.mark.parametrize("path", ["numpy", "tensors"])
+def test_when_the_candidates_are_used_up_the_others_follow(path: str):
+    features, weight = tokens(4, 12, 16)
+    allowed = torch.zeros(4, 12, dtype=torch.bool)
+    allowed[:, [2, 5, 7]] = True
+    pick = kernels.greedy_map if path == "numpy" else lambda x, w, k, allowed: dpp._stepwise(unit(x), w, k, allowed, None)
+    picks = pick(features, weight, 8, allowed=allowed)
+    assert all(set(row[:3]) == {2, 5, 7} and len(set(row)) == 8 for row in picks.tolist())
+    rest = weight.masked_fill(allowed, -1).sort(dim=1, descending=True).indices[:, :5]
+    assert torch.equal(picks[:, 3:], rest), "by weight"
 
 
 def test_prescribed_picks_in_a_batch():
@@ -125,3 +153,7 @@ def test_what_is_not_finite_is_refused(value: float):
         kernels.greedy_map(features, weight, 3)
     with pytest.raises(UserError, match="NaN or infinity"):
         kernels.greedy_repeated(features, weight, 3)
+    features[1, 3, 2], weight[1, 4] = 0, value
+    for select in (kernels.greedy_map, kernels.greedy_repeated):
+        with pytest.raises(UserError, match="NaN or infinity"):
+            select(features, weight, 3)

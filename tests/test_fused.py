@@ -71,6 +71,40 @@ def test_max_min_of_copies_stays_distinct():
 
 
 @interpreted
+def test_when_the_candidates_are_used_up_the_others_follow():
+    features, weight = tokens(2, 12, 16)
+    allowed = torch.zeros(2, 12, dtype=torch.bool)
+    allowed[:, [2, 5, 7]] = True
+    picks = fused.greedy_map(features, weight, 8, allowed, None)
+    assert torch.equal(picks, kernels.greedy_map(features, weight, 8, allowed=allowed))
+
+
+@interpreted
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_gives_picks_that_no_guard_lets_pass(value: float):
+    features, weight = tokens(2, 12, 16)
+    features[1, 3, 2] = value
+    for picks in (fused.greedy_map(features, weight, 5, None, None), fused.farthest_first(features, 5, None)):
+        assert (picks[1] == 12).all()
+        assert (picks[0] < 12).all()
+    features[1, 3, 2], weight[0, 2] = 0, value
+    assert (fused.greedy_map(features, weight, 5, None, None)[0] == 12).all()
+
+
+@interpreted
+def test_many_tiles_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch):
+    features, weight = tokens(5, 20, 16)
+    gate = weight.flip(0)
+    whole = fused.greedy_map(features, weight, 6, None, None), fused.farthest_first(features, 6, gate)
+    monkeypatch.setattr(fused, "_AT_ONCE", 900)
+    assert fused._parts(features) == 3
+    parts = fused.greedy_map(features, weight, 6, None, None), fused.farthest_first(features, 6, gate)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+
+
+@interpreted
 def test_a_batch_is_what_its_tiles_are_alone():
     features, weight = tokens(4, 30, 16)
     together = fused.greedy_map(features, weight, 10, None, None)

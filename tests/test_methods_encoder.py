@@ -254,7 +254,7 @@ def merging() -> Visual:
 def test_visionzip_merges_what_is_left_over(
     k: int, contextual: int | None, merge: str, keep: list[int], tokens: list[list[float]]
 ):
-    reduced = get_method("visionzip", contextual=contextual, merge=merge)(merging(), k)
+    reduced = get_method("visionzip", contextual=contextual, combine=merge)(merging(), k)
     assert reduced.keep[0, 0].tolist() == keep
     if contextual != 99:
         torch.testing.assert_close(reduced.tokens[0, 0], torch.tensor(tokens, dtype=torch.float32))
@@ -297,7 +297,7 @@ def test_visionzip_never_crashes_at_any_budget(merge: str):
     v = visual(n=12)
     for k in range(1, 12):
         for contextual in (None, 0, 1, 5, 100):
-            reduced = get_method("visionzip", contextual=contextual, merge=merge)(v, k)
+            reduced = get_method("visionzip", contextual=contextual, combine=merge)(v, k)
             assert reduced.keep.shape == (2, 2, k)
             assert torch.isfinite(reduced.tokens).all()
 
@@ -474,7 +474,7 @@ def test_mmtok_follows_the_question():
         ("vispruner", "important_ratio", float("nan"), "important_ratio"),
         ("visionzip", "contextual", -1, "contextual"),
         ("visionzip", "contextual", 1.5, "contextual"),
-        ("visionzip", "merge", "max", "merge"),
+        ("visionzip", "combine", "max", "combine"),
         ("holov", "crops", 0, "crops"),
         ("holov", "variance", -0.1, "variance"),
         ("holov", "variance", float("inf"), "variance"),

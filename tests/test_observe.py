@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from script_vlmeval import tower
+from script_vlmeval import families, tower
 from script_vlmeval.encode import Chosen, encode_once
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import METHODS, Method, Visual, get_method
@@ -142,12 +142,44 @@ def test_beams_see_the_same_as_one_row(subject: models.Subject):
     torch.testing.assert_close(SEEN[-1].cls, one.cls[[0, 1, 0, 1, 2, 2]])
 
 
+def test_a_pass_that_failed_leaves_no_record(subject: models.Subject):
+    """Its layer was entered; the next output, which ran no layer, must not be given what entered it then."""
+    inputs, inner = models.collate([subject.prompt(1, 0)]), subject.model.model
+    handles = tower.watch(subject.model)
+    broken = tower.selected_layer(subject.model).mlp
+    with encode_once(inner.vision_tower, inner.multi_modal_projector), torch.no_grad():
+        first = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+        record = tower.Seen(inputs["pixel_values"], first).entered()
+        failing = broken.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(MemoryError):
+            inner.vision_tower(inputs["pixel_values"] * 2, output_hidden_states=True)
+        failing.remove()
+        again = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    assert tower.Seen(inputs["pixel_values"], again).entered() is record
+
+
+@pytest.mark.parametrize(("layer", "strategy"), [([-2, -1], "default"), (0, "default"), (-2, "full")])
+def test_checkpoints_that_read_the_tower_otherwise_are_refused(layer: object, strategy: str, monkeypatch: pytest.MonkeyPatch):
+    subject = models.random_llava()
+    monkeypatch.setattr(subject.model.config, "vision_feature_layer", layer)
+    monkeypatch.setattr(subject.model.config, "vision_feature_select_strategy", strategy)
+    if strategy == "full":
+        with pytest.raises(UserError, match="'full' vision features"):
+            families.FAMILIES["llava"].split(subject.model, torch.ones(1, 17, dtype=torch.bool))
+    else:
+        with pytest.raises(UserError, match="vision_feature_layer"):
+            tower.watch(subject.model)
+
+
 # -- inside the language model -----------------------------------------------------------------------------------------------
 def test_inside_the_text_after_the_image_and_the_keys_are_seen(subject: models.Subject):
     prompts = [subject.prompt(1, 0), subject.prompt(2, 1)]
     inputs = models.collate(prompts)
     with torch.no_grad():
-        full = subject.model(**inputs, output_hidden_states=True, use_cache=True)
+        places = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)  # padding is not counted
+        full = subject.model(**inputs, position_ids=places, output_hidden_states=True, use_cache=True)
         with pruning(subject.model, Inside(stage=2), 5, question="x", query=subject.query):
             subject.model(**inputs, use_cache=True)
     visual = SEEN[-1]  # the batch's three images: one of the first row, two of the second
@@ -166,6 +198,27 @@ def test_inside_the_text_after_the_image_and_the_keys_are_seen(subject: models.S
         torch.testing.assert_close(visual.text[i][after], hidden[row][after])
         torch.testing.assert_close(visual.text_keys[i][after], keys[row][after])
     torch.testing.assert_close(visual.norm(hidden), subject.model.model.language_model.norm(hidden))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_inside_padding_changes_nothing_without_positions_either(subject: models.Subject, steps: int):
+    """A plain forward counts padding in its positions, and rotated keys would show it."""
+    method = get_method("dart")
+    budget = 12 if subject.n == models.N else 72
+    kept, logits = [], []
+    for extra in (0, 6):
+        inputs = models.collate([subject.prompt(1, 2)], extra)
+        with pruning(subject.model, method, budget) as trace, torch.no_grad():
+            out = subject.model(**inputs, use_cache=True)
+            mask = inputs["attention_mask"]
+            for _ in range(steps - 1):
+                mask = torch.cat([mask, mask[:, -1:]], 1)
+                token = out.logits[:, -1:].argmax(-1)
+                out = subject.model(input_ids=token, attention_mask=mask, past_key_values=out.past_key_values, use_cache=True)
+        kept.append(trace.kept[2][0])
+        logits.append(out.logits[:, -1])
+    assert torch.equal(*kept)
+    torch.testing.assert_close(*logits, atol=2e-4, rtol=1e-4)
 
 
 # -- the question --------------------------------------------------------------------------------------------------------------

@@ -22,20 +22,17 @@ def greedy_map(
 
     S is the cosine similarity of the rows of `features` (R, N, D); weight w (R, N), None = 1. Incremental Cholesky (Chen et al.,
     NeurIPS 2018): each step takes the token with the largest residual and needs only its row of the kernel.
-    allowed (R, N) bool restricts the candidates; forced (R, k) int prescribes picks, all of them allowed, -1 = choose.
+    allowed (R, N) bool restricts the candidates, as long as there are any; forced (R, k) int prescribes the first picks, -1 =
+    choose from here on.
 
     Guards where releases fail: norms are at least 1e-12, a residual at or below 1e-5 of the token's own weight counts as 0, and
     when none is left the remaining picks follow descending weight, ties to the lower index. The picks are always k distinct
-    tokens, and those of a smaller k are their prefix. Raises UserError for k out of range, NaN and infinity.
+    tokens, and those of a smaller k are their prefix. Raises UserError for k out of range and, on a CPU, for NaN and infinity; on
+    other devices, which are not asked in between, those give picks out of range, which a method's guards refuse.
     """
     _check(features, k)
     if features.device.type == "cpu":
-        picks, sound = on_cpu.greedy_map(on_cpu.Kernels(features, weight), k, allowed, forced)
-        if not bool(sound.all()):  # a residual ran out: once more, with the guards
-            rest = (~sound).nonzero()[:, 0]
-            given = [None if x is None else x[rest] for x in (weight, allowed, forced)]
-            picks[rest] = _stepwise(unit(features[rest]), given[0], k, given[1], given[2])
-        return picks
+        return on_cpu.greedy_map(on_cpu.Kernels(features, weight), k, allowed, forced)
     if fused.serves(features):
         return fused.greedy_map(features, weight, k, allowed, forced)
     return _stepwise(unit(features), weight, k, allowed, forced)
@@ -52,18 +49,21 @@ def _stepwise(a: Tensor, weight: Tensor | None, k: int, allowed: Tensor | None, 
     w = a.new_ones(rows, n) if weight is None else weight.float()
     scaled = a * w[..., None]
     own = diagonal(w, (a * a).sum(-1) > 0.5)
-    free = torch.ones_like(own, dtype=torch.bool) if allowed is None else allowed.clone()
+    left = torch.ones_like(own, dtype=torch.bool)
+    free = left if allowed is None else allowed
     residual, floor = own.clone(), FLOOR * own
     basis = a.new_zeros(rows, k, n)
     picks = torch.empty(rows, k, dtype=torch.long, device=a.device)
     each = torch.arange(rows, device=a.device)
     for i in range(k):
+        free = free & left
         best, j = residual.masked_fill(~free, -1).max(-1)
-        j = torch.where(best > 0, j, own.masked_fill(~free, -1).argmax(-1))
+        spare = torch.where(free.any(1, keepdim=True), free, left)
+        j = torch.where(best > 0, j, own.masked_fill(~spare, -1).argmax(-1))
         if forced is not None:
             j = torch.where(forced[:, i] >= 0, forced[:, i], j)
         picks[:, i] = j
-        free[each, j] = False
+        left[each, j] = False
         at = residual[each, j]
         row = torch.bmm(scaled, scaled[each, j].unsqueeze(-1)).squeeze(-1)
         if i:

@@ -22,6 +22,7 @@ except ImportError:  # not every build of PyTorch brings it
 
 LARGEST = 16_384  # tokens per tile that one program holds
 _SPAN = 8  # Cholesky rows read at a time
+_AT_ONCE = 1 << 29  # similarities in memory: 2 GB
 
 
 def serves(features: Tensor) -> bool:
@@ -39,7 +40,10 @@ def similarity(features: Tensor) -> Tensor:
 
 
 def greedy_map(features: Tensor, weight: Tensor | None, k: int, allowed: Tensor | None, forced: Tensor | None) -> Tensor:
-    """(R, k) picks, as `dpp.greedy_map` defines them."""
+    """(R, k) picks, as `dpp.greedy_map` defines them; N, no token, for tiles with NaN or infinity."""
+    if (parts := _parts(features)) > 1:
+        each = [(None,) * parts if x is None else x.chunk(parts) for x in (weight, allowed, forced)]
+        return torch.cat([greedy_map(x, w, k, a, f) for x, w, a, f in zip(features.chunk(parts), *each, strict=True)])
     products = similarity(features)
     length = products.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
     w = torch.ones_like(length) if weight is None else weight.float()
@@ -50,13 +54,29 @@ def greedy_map(features: Tensor, weight: Tensor | None, k: int, allowed: Tensor 
     free = None if allowed is None else allowed.to(torch.int8).contiguous()
     given = None if forced is None else forced.long().contiguous()
     _launch(_map_kernel, rows, n, (products, scale, own, free, given, basis, picks, n, k))
-    return picks
+    return _refused(picks, length, w)
+
+
+def _parts(features: Tensor) -> int:
+    """Into how many parts the tiles are split, so that their similarities fit into memory."""
+    rows, n, _ = features.shape
+    return len(torch.empty(rows, device="meta").chunk(-(-rows * n * n // _AT_ONCE)))
+
+
+def _refused(picks: Tensor, *given: Tensor) -> Tensor:
+    """Picks that no guard lets pass for tiles in which something is not finite; the host is not asked."""
+    finite = torch.stack([torch.isfinite(x).all(1) for x in given]).all(0)
+    return picks.where(finite[:, None], given[0].shape[1])
 
 
 def farthest_first(features: Tensor, k: int, gate: Tensor | None) -> Tensor:
-    """(R, k) picks, as `maxmin.farthest_first` defines them."""
+    """(R, k) picks, as `maxmin.farthest_first` defines them; N, no token, for tiles with NaN or infinity."""
+    if (parts := _parts(features)) > 1:
+        gates = [None] * parts if gate is None else gate.chunk(parts)
+        return torch.cat([farthest_first(x, k, g) for x, g in zip(features.chunk(parts), gates, strict=True)])
     cosine = similarity(features)
-    scale = 1 / cosine.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt().clamp_min(EPS)
+    length = cosine.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    scale = 1 / length.clamp_min(EPS)
     cosine *= scale[:, :, None]
     cosine *= scale[:, None]
     cosine.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
@@ -64,7 +84,7 @@ def farthest_first(features: Tensor, k: int, gate: Tensor | None) -> Tensor:
     rows, n = scale.shape
     picks = torch.empty(rows, k, dtype=torch.long, device=scale.device)
     _launch(_maxmin_kernel, rows, n, (cosine, None if gate is None else gate.float().contiguous(), first, picks, n, k))
-    return picks
+    return _refused(picks, length)
 
 
 def _launch(kernel: Any, rows: int, n: int, arguments: tuple[Any, ...]) -> None:
@@ -102,6 +122,7 @@ if triton is not None:
         basis += tile * k * n
         w = tl.load(scale + tile * n + at, mask=real, other=0.0)
         own = tl.load(diagonal + tile * n + at, mask=real, other=0.0)
+        left = real
         free = real
         if allowed is not None:
             free = free & (tl.load(allowed + tile * n + at, mask=real, other=0) != 0)
@@ -109,14 +130,16 @@ if triton is not None:
         for i in range(k):
             waiting = tl.where(free, residual, -1.0)
             j = tl.argmax(waiting, axis=0, tie_break_left=True)
-            spent = tl.argmax(tl.where(free, own, -1.0), axis=0, tie_break_left=True)
+            spare = tl.where(tl.max(free.to(tl.int32), axis=0) > 0, free, left)
+            spent = tl.argmax(tl.where(spare, own, -1.0), axis=0, tie_break_left=True)
             j = tl.where(tl.max(waiting, axis=0) > 0, j, spent)
             if forced is not None:
                 given = tl.load(forced + tile * k + i).to(tl.int32)
                 j = tl.where(given >= 0, given, j)
             tl.store(picks + tile * k + i, j.to(tl.int64))
             here = at == j
-            free = free & (at != j)
+            left = left & (at != j)
+            free = free & left
             now = tl.sum(tl.where(here, residual, 0.0), axis=0)
             noise = LEAST * tl.sum(tl.where(here, own, 0.0), axis=0)
             mine = tl.sum(tl.where(here, w, 0.0), axis=0)

@@ -29,87 +29,121 @@ class Kernels:
     def __init__(self, features: Tensor, weight: Tensor | None) -> None:
         x = features.float()
         norm = torch.linalg.vector_norm(x, dim=-1)
-        if not bool(torch.isfinite(norm).all()):
-            raise UserError("NaN or infinity in the features; a selection from them would be arbitrary. Try another --dtype.")
         tiles, n = norm.shape
         length = norm.clamp_min(EPS)
         (w,) = _arrays(torch.ones_like(norm) if weight is None else weight)
+        self.own: Floats = w * w * (norm >= EPS).numpy()  # not the product's diagonal, whose rounding would decide equal weights
+        if not bool(torch.isfinite(norm).all()) or not np.isfinite(self.own).all():
+            raise UserError(
+                "NaN or infinity in the features or weights; a selection from them would be arbitrary. Try another --dtype."
+            )
         self.wide = n * x.shape[2] >= _WIDE
-        self._rows: Floats = np.empty((tiles, n, n), np.float32)  # pages that are never written take no memory
         if self.wide:
             self._x, self._scale = x, w / length.numpy()
-            self._made = np.zeros((tiles, n), bool)
+            self._made: list[dict[int, Floats]] = [{} for _ in range(tiles)]
         else:
+            self._rows: Floats = np.empty((tiles, n, n), np.float32)
             for r, a in enumerate(x / length[..., None]):  # one by one: a product's last bits may depend on its batch
                 torch.mm(a, a.T, out=torch.from_numpy(self._rows[r]))
             self._rows *= w[:, :, None]
             self._rows *= w[:, None]
-        self.own: Floats = w * w * (norm >= EPS).numpy()  # not the product's diagonal, whose rounding would decide equal weights
 
     def whole(self) -> Floats:
-        """(R * N, N) all rows."""
+        """(R * N, N) all rows, of tokens that are not wide."""
         return self._rows.reshape(-1, self._rows.shape[2])
+
+    def made(self, r: int) -> int:
+        """How many rows of kernel r there are."""
+        return len(self._made[r]) if self.wide else len(self._rows[r])
 
     def row(self, r: int, j: int, residual: Floats) -> Floats:
         """Row j of kernel r; the residuals (N,) say which rows are likely to be wanted next."""
-        if self.wide and not self._made[r, j]:
+        if not self.wide:
+            row: Floats = self._rows[r, j]
+            return row
+        if j not in self._made[r]:
             self._make(r, j, residual)
-        row: Floats = self._rows[r, j]
-        return row
+        return self._made[r][j]
 
     def _make(self, r: int, j: int, residual: Floats) -> None:
-        waiting = np.where(self._made[r], -np.inf, residual)
+        made, waiting = self._made[r], residual.copy()
+        waiting[list(made)] = -np.inf
         waiting[j] = np.inf
         block = np.argpartition(-waiting, min(_BLOCK, len(waiting)) - 1)[:_BLOCK]
-        block = block[~self._made[r, block]]
-        made = torch.mm(self._x[r], self._x[r, torch.from_numpy(block)].T).numpy().T  # a third faster than the other way round
-        self._rows[r, block] = made * self._scale[r] * self._scale[r, block, None]
-        self._made[r, block] = True
+        block = np.array([i for i in block.tolist() if i not in made])
+        rows = torch.mm(self._x[r], self._x[r, torch.from_numpy(block)].T).numpy().T  # a third faster than the other way round
+        made.update(zip(block.tolist(), rows * self._scale[r] * self._scale[r, block, None], strict=True))
 
 
 def _arrays(*given: Tensor | None) -> list[Any]:
     return [None if x is None else (x.float() if x.is_floating_point() else x).contiguous().numpy() for x in given]
 
 
-def greedy_map(kernels: Kernels, k: int, allowed: Tensor | None, forced: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Picks (R, k) and, per tile, whether every pick's residual was above rounding noise; where not, its picks mean nothing."""
+def greedy_map(kernels: Kernels, k: int, allowed: Tensor | None, forced: Tensor | None) -> Tensor:
+    """(R, k) picks, as `dpp.greedy_map` defines them: bit for bit the same alone and among other tiles, at any k."""
     free, prescribed = _arrays(allowed, forced)
     residual = kernels.own.copy()
     if free is not None:
+        if prescribed is not None:
+            tile, turn = (prescribed >= 0).nonzero()
+            free = free.copy()
+            free[tile, prescribed[tile, turn]] = True
         residual[~free] = -np.inf
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        if len(residual) < _LOCKSTEP or kernels.wide:
-            done = [_one(kernels, r, d, k, None if prescribed is None else prescribed[r]) for r, d in enumerate(residual)]
-            picks, at = np.stack([p for p, _ in done]), np.stack([a for _, a in done])
-        else:
-            picks, at = _lockstep(kernels, residual, k, prescribed)
-        places = picks + np.arange(len(picks))[:, None] * residual.shape[1]
-        sound = (at > FLOOR * kernels.own.take(places)).all(1)
-    return torch.from_numpy(picks), torch.from_numpy(sound)
+    tiles = range(len(residual))
+    if len(tiles) < _LOCKSTEP or kernels.wide:
+        alone, picks = list(tiles), np.empty((len(tiles), k), np.int64)
+    else:
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            picks, at = _lockstep(kernels, residual.copy(), k, prescribed)
+            places = picks + np.arange(len(tiles))[:, None] * residual.shape[1]
+            sound = (at > FLOOR * kernels.own.take(places)).all(1)
+        alone = np.flatnonzero(~sound).tolist()
+    for r in alone:
+        picks[r] = _one(kernels, r, residual[r], k, None if prescribed is None else prescribed[r])
+    return torch.from_numpy(picks)
 
 
-def _one(
-    kernels: Kernels, r: int, residual: Floats, k: int, forced: NDArray[np.int64] | None
-) -> tuple[NDArray[np.int64], Floats]:
-    """Picks and their residuals of one tile, without guards."""
+def _one(kernels: Kernels, r: int, residual: Floats, k: int, forced: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Picks of one tile. Residuals at or below their floor count as nothing, which matters only to the pick that meets one:
+    they never rise again, so everything else goes on as if they were there."""
+    own, floor = kernels.own[r], FLOOR * kernels.own[r]
     basis = np.empty((k, len(residual)), np.float32)
     room = np.empty_like(residual)
-    picks, at = np.empty(k, np.int64), np.empty(k, np.float32)
+    picks = np.empty(k, np.int64)
     for i in range(k):
-        j = int(residual.argmax() if forced is None or forced[i] < 0 else forced[i])
-        picks[i], at[i] = j, residual[j]
-        row = kernels.row(r, j, residual)
-        step = basis[i]
-        if i:
-            np.dot(basis[:i, j], basis[:i], out=room)
-            np.subtract(row, room, out=step)
+        j = int(residual.argmax())
+        if residual[j] <= floor[j]:
+            j = _beyond_noise(residual, floor, own, picks[:i])
+        if forced is not None and forced[i] >= 0:
+            j = int(forced[i])
+        picks[i], at, step = j, residual[j], basis[i]
+        if at <= floor[j]:
+            step[:] = 0
         else:
-            step[:] = row
-        step /= np.sqrt(at[i])
-        np.multiply(step, step, out=room)
-        residual -= room
+            row = kernels.row(r, j, residual)
+            if i:
+                np.dot(basis[:i, j], basis[:i], out=room)
+                np.subtract(row, room, out=step)
+            else:
+                step[:] = row
+            step /= np.sqrt(at)
+            np.multiply(step, step, out=room)
+            residual -= room
         residual[j] = -np.inf
-    return picks, at
+    return picks
+
+
+def _beyond_noise(residual: Floats, floor: Floats, own: Floats, picks: NDArray[np.int64]) -> int:
+    """The largest residual above its floor; where there is none, the heaviest candidate; where no candidate is left, the
+    heaviest token."""
+    real = np.where(residual > floor, residual, -np.inf)
+    if np.isfinite(best := real.max()) and best > 0:
+        return int(real.argmax())
+    left = np.where(np.isfinite(residual), own, -np.inf)
+    if not np.isfinite(left.max()):
+        left = own.copy()
+        left[picks] = -np.inf
+    return int(left.argmax())
 
 
 def _lockstep(kernels: Kernels, residual: Floats, k: int, forced: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Floats]:

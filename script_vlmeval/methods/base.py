@@ -113,6 +113,8 @@ class Method:
     def order(self, visual: Visual, k: int) -> Tensor:
         """(B, G, k) indices into N, best first, so that the first j are the choice at budget j."""
         score = self.score(visual).float()
+        if score.shape != visual.shape:
+            raise UserError(f"'{self.name}' scored {tuple(score.shape)} tokens where there are {visual.shape}.")
         require_finite(score, f"the scores of '{self.name}'")
         return score.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 

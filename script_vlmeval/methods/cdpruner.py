@@ -16,6 +16,8 @@ from .. import kernels
 from ..errors import UserError
 from .base import Method, Visual
 
+_THETA = 0.98  # beyond, the squares of exp(alpha r) leave float32
+
 
 @dataclass(frozen=True)
 class CDPruner(Method):
@@ -24,8 +26,8 @@ class CDPruner(Method):
     sign: how relevance follows from the cosine of token and question: -1 (less similar is more relevant), +1, or None, the
         sign of the space that the model offers. The paper writes +1; its release uses -1, as it does best with CLIP patches.
     scope: minimum and maximum of the relevance over the whole `image`, all its tiles (the release), or over each `tile`.
-    theta: None weighs by r; a number in [0, 1) weighs by exp(alpha r), alpha = theta / (2 (1 - theta)), an option that the
-        release has commented out (at 0.5): 0 is diversity alone, towards 1 is relevance alone.
+    theta: None weighs by r; a number from 0 to 0.98 weighs by exp(alpha r), alpha = theta / (2 (1 - theta)), an option that the
+        release has commented out (at 0.5): 0 is diversity alone, 0.98 (alpha = 24.5) nearly relevance alone.
     relevance: where the question comes from: `clip` (the text tower), `llm` (its embeddings in the language model), or `auto`,
         what the model family has. Published numbers on Qwen models differ by it.
 
@@ -42,8 +44,8 @@ class CDPruner(Method):
 
     def __post_init__(self) -> None:
         check_conditioning(self.name, self.sign, self.scope, self.relevance)
-        if self.theta is not None and not 0 <= self.theta < 1:
-            raise UserError(f"'{self.name}' takes theta in [0, 1) or none (the plain weights), not {self.theta!r}.")
+        if self.theta is not None and not 0 <= self.theta <= _THETA:
+            raise UserError(f"'{self.name}' takes theta from 0 to {_THETA} or none (the plain weights), not {self.theta!r}.")
 
     def source(self) -> str:
         return self.relevance

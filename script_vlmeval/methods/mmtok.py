@@ -17,6 +17,8 @@ from .. import kernels
 from ..errors import UserError
 from .base import Method, Visual
 
+_MOST = 1e6  # a weight beyond says the same, until it leaves float32
+
 
 @dataclass(frozen=True)
 class MMTok(Method):
@@ -36,8 +38,8 @@ class MMTok(Method):
     t_tv: float = 0.02
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise UserError(f"'{self.name}' needs a finite alpha of at least 0, not {self.alpha}.")
+        if not 0 <= self.alpha <= _MOST:
+            raise UserError(f"'{self.name}' needs alpha from 0 to {_MOST:g}, not {self.alpha}.")
         for name, value in (("t_vv", self.t_vv), ("t_tv", self.t_tv)):
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"'{self.name}' needs a finite {name} above 0, not {value}.")

@@ -26,8 +26,8 @@ class VisionZip(Method):
 
     contextual: number of merged tokens, at most k - 1; None = the published splits (64: 54 + 10, 128: 108 + 20, 192: 162 + 30,
         640: 540 + 100, 32: 26 + 6) and 5/32 of other budgets, rounded, at least 1.
-    merge: a merged token is the `sum` of its centre and the mean of what joins it (the release), about twice as long as other
-        tokens, or the `mean` of centre and all that join it.
+    combine: a merged token is the `sum` of its centre and the mean of what joins it (the release), about twice as long as other
+        tokens, or the `mean` of centre and all that join it. The published numbers are the sum's.
 
     A budget k is the number of all tokens, CLS and merged ones included, as in the release: 1 is CLS alone, 2 is CLS and one
     merged token. Deviations: the patches come first, in ascending order, then CLS and the merged tokens, which have no position
@@ -36,13 +36,13 @@ class VisionZip(Method):
 
     needs = frozenset({"saliency", "encoded", "encoder_keys", "cls", "project"})
     contextual: int | None = None
-    merge: Literal["sum", "mean"] = "sum"
+    combine: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         if self.contextual is not None and self.contextual < 0:
             raise UserError(f"'{self.name}' needs a contextual of at least 0, not {self.contextual}.")
-        if self.merge not in ("sum", "mean"):
-            raise UserError(f"'{self.name}' has merge 'sum' or 'mean', not {self.merge!r}.")
+        if self.combine not in ("sum", "mean"):
+            raise UserError(f"'{self.name}' has combine 'sum' or 'mean', not {self.combine!r}.")
 
     def merged(self, k: int) -> int:
         """Merged tokens of a budget of k."""
@@ -81,6 +81,6 @@ class VisionZip(Method):
         joins = F.one_hot(torch.bmm(directions, directions[:, centres].transpose(1, 2)).argmax(-1), m).float()
         joins[:, centres] = 0  # a centre joins nobody, whatever its keys
         total, count = torch.bmm(joins.transpose(1, 2), features), joins.sum(1)[..., None]
-        if self.merge == "mean":
+        if self.combine == "mean":
             return (features[:, centres] + total) / (1 + count)
         return features[:, centres] + total / count.clamp_min(1)

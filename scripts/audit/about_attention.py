@@ -105,12 +105,12 @@ def visionzip_sum(show: Show) -> bool:
         released, _ = _zipped(hidden, keys, attention, 54, 10)
         usual = float(hidden[1:].norm(dim=-1).median())
         for merge, found in longer.items():
-            ours = get_method("visionzip", merge=merge)(visual, T).tokens[0, 0, 54:]
+            ours = get_method("visionzip", combine=merge)(visual, T).tokens[0, 0, 54:]
             found.append(round(float(ours.norm(dim=-1).mean()) / usual, 2))
             gap = max(gap, float((released - ours).abs().max())) if merge == "sum" else gap
     show("length of 10 merged tokens against the median patch, the more patches have in common (3 steps):")
-    show(f"  merge=sum {longer['sum']}, merge=mean {longer['mean']}")
-    show(f"ours with merge=sum, the default, differs from the re-stated release by at most {gap:.1e}")
+    show(f"  combine=sum {longer['sum']}, combine=mean {longer['mean']}")
+    show(f"ours with combine=sum, the default, differs from the re-stated release by at most {gap:.1e}")
     ordered = 1 < longer["sum"][0] < longer["sum"][1] < longer["sum"][2] < 2.1
     return ordered and longer["sum"][2] > 1.8 and max(longer["mean"]) < 1.1 and gap < 1e-4
 
