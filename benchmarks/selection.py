@@ -266,6 +266,10 @@ def main() -> None:
     p.add_argument("--seconds", type=float, default=3.0, help="per comparison")
     p.add_argument("--out", type=Path, help="folder for selection.png and selection.json")
     args = p.parse_args()
+    if args.seconds <= 0:
+        p.error(f"--seconds {args.seconds:g}: it must be above 0")
+    if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
+        p.error(f"--device {args.device}: it is cpu, or cuda where there is a GPU (seen here: {torch.cuda.device_count()})")
     torch.set_num_threads(1)
     print(f"{machine(args.device)}; torch {torch.__version__}")
     found: dict[str, Any] = {"machine": machine(args.device), "torch": torch.__version__}

@@ -150,6 +150,8 @@ def _budget_of(name: str, parts: list[str]) -> str:
         return ""
     if method == FULL:
         raise UserError(f"'{name}': the unpruned model takes no budget: write '{model}_{FULL}'.")
+    if len(parts) == 2 and _BUDGET.fullmatch(method):
+        raise UserError(f"'{name}' names no model, or no method: a configuration is named {FORM}.")
     if len(parts) == 2 or not parts[2]:
         raise UserError(f"'{name}' has no budget: write for example '{model}_{method}_16', or '{model}_{FULL}' to prune nothing.")
     if method.isdecimal() and _ID.fullmatch(parts[2]) and not parts[2][0].isdecimal():

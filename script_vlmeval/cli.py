@@ -87,7 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped. Answers so far are on disk: run the same command again to go on.", file=sys.stderr)
+        checking = "conformance" in (sys.argv[1:] if argv is None else argv)
+        print(
+            "Stopped." if checking else "Stopped. Answers so far are on disk: run the same command again to go on.",
+            file=sys.stderr,
+        )
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
@@ -98,10 +102,9 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
         _list(args.list)
         return 0
+    _check_flags(args)
     if args.command == "conformance":
         return _conformance(args)
-    if args.method or args.recordings:
-        raise UserError("--method and --recordings belong to `run.py conformance`; what is run is named with --model.")
     if args.command == "report":
         return _report(Path(args.work_dir or _DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
@@ -113,8 +116,23 @@ def _dispatch(args: argparse.Namespace) -> int:
     configs, data, settings = _study(args)
     _check_names(configs)
     if args.dry_run:
-        return _dry_run(configs, data, Path(str(settings["work-dir"])))
+        return _dry_run(configs, data, Path(str(settings["work-dir"])), _checkpoints(args.checkpoint))
     return _run(configs, data, settings, args)
+
+
+_OWN = {"conformance": {"method", "recordings", "param", "quiet"}, "report": {"work_dir", "quiet"}}  # flags of a command
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """UserError for flags that the command would not heed."""
+    plain = parser().parse_args([])
+    given = {name for name, value in vars(args).items() if value != getattr(plain, name)} - {"command"}
+    allowed = _OWN.get(args.command, set(vars(plain)) - {"method", "recordings"})
+    if foreign := sorted(f"--{name.replace('_', '-')}" for name in given - allowed):
+        if args.command == "run":
+            raise UserError(f"{', '.join(foreign)}: these belong to `run.py conformance`; what is run is named with --model.")
+        takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed))
+        raise UserError(f"`run.py {args.command}` takes no {' or '.join(foreign)}: only {takes}.")
 
 
 # -- what to run -------------------------------------------------------------------------------------------------------------
@@ -262,13 +280,16 @@ def _conformance(args: argparse.Namespace) -> int:
         raise UserError("No method: name some with --method (script), a file of your own (my_method.py), or all.")
     from .conformance.report import command
 
-    return command(args.method, args.recordings, quiet=args.quiet)
+    return command(args.method, args.recordings, quiet=args.quiet, params=parse_params(args.param))
 
 
-def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path) -> int:
+def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, checkpoints: dict[str, str]) -> int:
     from .benchmarks import resolve
     from .store import CellStore, read_json
+    from .sweep import method_of
 
+    for config in configs:
+        method_of(config, checkpoints)
     states = {"done": 0, "partial": 0, "missing": 0}
     for config in configs:
         for name in names:

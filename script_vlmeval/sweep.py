@@ -78,7 +78,7 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     UserError, before any earlier result is touched, for what cannot work: unknown names, missing data, other settings in the
     same folder, a model that does not load.
     """
-    made = {c: _method(c, options) for c in configs}
+    made = {c: method_of(c, options.checkpoints) for c in configs}
     datasets = [(b, open_dataset(b, options.limit, options.work_dir)) for b in data]
     outcome = Outcome()
     for model in dict.fromkeys(c.model for c in configs):
@@ -90,9 +90,9 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     return outcome
 
 
-def _method(config: Config, options: Options) -> Method:
-    """The method of a configuration, refused where the model or its family cannot serve it."""
-    record = backbones.backbone(config.model, options.checkpoints)
+def method_of(config: Config, checkpoints: Mapping[str, str]) -> Method:
+    """The method of a configuration, refused where the model or its family cannot serve it. Loads no weights."""
+    record = backbones.backbone(config.model, checkpoints)
     backbones.check_checkpoint(record)
     if config.budget and budget_tokens(config.budget, record.visual) > record.visual:
         raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
