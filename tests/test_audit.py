@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,7 +81,32 @@ def test_all_of_them_end_in_a_summary(capsys: pytest.CaptureFixture[str], monkey
 
 def test_an_unknown_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]):
     assert command.main(["divprune-repeat"]) == 2
-    assert "Did you mean 'divprune-repeats'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: Unknown finding 'divprune-repeat'.")
+    assert "Did you mean 'divprune-repeats'" in error
+
+
+def test_an_unknown_name_beside_all_is_an_error_too(capsys: pytest.CaptureFixture[str]):
+    assert command.main(["all", "divprune-repeat"]) == 2
+    output = capsys.readouterr()
+    assert "Did you mean 'divprune-repeats'" in output.err
+    assert not output.out
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_the_usage(flag: str, capsys: pytest.CaptureFixture[str]):
+    assert command.main([flag]) == 0
+    assert capsys.readouterr().out.startswith("usage: python scripts/audit")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "audit"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, b"")
 
 
 def test_agreement_with_recordings_is_told_where_there_are_some(

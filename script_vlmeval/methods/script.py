@@ -29,8 +29,8 @@ class Script(Method):
         which makes the graph ineffective; `relevance`, with the most relevant tokens, graph ignored.
     sign, scope, relevance: as in cdpruner, but minimum and maximum of the relevance are per tile by default.
 
-    The paper is silent on the join's fill rule and on n_keep; the defaults are this project's choice. Its released code
-    computes something else, `scriptcompat`, and its figures a third thing, `scriptfigure`.
+    The paper's rules for filling up the join and for n_keep, and its values, are not known to us; the defaults are this
+    project's choice. The released code computes something else, `scriptcompat`, its figures a third thing, `scriptfigure`.
     """
 
     needs = frozenset({"keys", "query"})

@@ -25,7 +25,7 @@ class TRIM(Method):
     The release compares with the whole prompt, cut at 77 ids; here it is the question, as for the other methods.
     Beyond the release: several question rows count by their mean; a sample without a question keeps an even grid of tokens and
     the mean of the others. Ranking skips the release's softmax, which changes no order but makes ties where it underflows.
-    `outliers` is the paper's automatic budget, per image; the release takes its quartiles over all images of a batch.
+    `outliers` is the release's automatic budget, but per image; the release takes its quartiles over all images of a batch.
     """
 
     needs = frozenset({"keys", "query", "encoded", "project"})
@@ -51,7 +51,7 @@ class TRIM(Method):
     def outliers(self, visual: Visual) -> Tensor:
         """(B,) share of tokens whose softmax p over their tile is above Q3 + 1.5 (Q3 - Q1) of all p of the image, in float64.
 
-        The paper's automatic budget keeps floor(N * share) tokens besides the mean. 0 where there is no question.
+        The release's automatic budget keeps floor(N * share) tokens besides the mean. 0 where there is no question.
         """
         p = self._relevance(visual)[0].softmax(-1).flatten(1)
         low, high = torch.quantile(p, torch.tensor([0.25, 0.75], device=p.device), dim=1, keepdim=True)

@@ -17,17 +17,18 @@ from .. import kernels
 from ..errors import UserError
 from .base import Method, Reduced, Visual, require_finite, take
 
-_PUBLISHED = {32: 6}  # 26 + 6; all other published splits are 5/32 of the budget
+_PUBLISHED = {32: 6}  # 26 + 6 in SCOPE's repository; its other splits, and the authors' 54 + 10, are 5/32 of the budget
 
 
 @dataclass(frozen=True)
 class VisionZip(Method):
     """The most attended tokens with CLS, and the others merged by their keys.
 
-    contextual: number of merged tokens, at most k - 1; None = the published splits (64: 54 + 10, 128: 108 + 20, 192: 162 + 30,
-        640: 540 + 100, 32: 26 + 6) and 5/32 of other budgets, rounded, at least 1.
+    contextual: number of merged tokens, at most k - 1; None = 5/32 of the budget, rounded, at least 1, but 6 of 32.
+        That gives the authors' split of 64, 54 + 10, and those that SCOPE's repository asks of VisionZip: 108 + 20, 162 + 30,
+        540 + 100 and 26 + 6. In the latter's 640 the number is that of a whole picture in tiles; here budgets are per tile.
     combine: a merged token is the `sum` of its centre and the mean of what joins it (the release), about twice as long as other
-        tokens, or the `mean` of centre and all that join it. The published numbers are the sum's.
+        tokens, or the `mean` of centre and all that join it.
 
     A budget k is the number of all tokens, CLS and merged ones included, as in the release: 1 is CLS alone, 2 is CLS and one
     merged token. Deviations: the patches come first, in ascending order, then CLS and the merged tokens, which have no position

@@ -24,8 +24,9 @@ class VisPruner(Method):
 
     important_ratio: share of the budget that goes by CLS attention alone, rounded down.
 
-    Each round's order decides the next round's two sides, so the diverse part is chaotic: rounding in the last bit, as between
-    devices or dtypes, can change half of it. The first side has one member more where the number is odd, and a round never
+    Each round's order decides the next round's two sides, so the diverse part is chaotic: the same released code, given synthetic
+    features in float16 and in float32, had 0.56 (k = 64) and 0.68 (k = 192) of all kept tokens in common; attended tokens agreed,
+    diverse ones were nearly unrelated. The first side has one member more where the number is odd, and a round never
     empties it unless two tokens are left for one place; the release fails in both cases.
     """
 

@@ -104,10 +104,10 @@ def visionzip_sum(show: Show) -> bool:
         hidden, keys, attention, visual = _encoded(shared)
         released, _ = _zipped(hidden, keys, attention, 54, 10)
         usual = float(hidden[1:].norm(dim=-1).median())
-        for merge, found in longer.items():
-            ours = get_method("visionzip", combine=merge)(visual, T).tokens[0, 0, 54:]
+        for combine, found in longer.items():
+            ours = get_method("visionzip", combine=combine)(visual, T).tokens[0, 0, 54:]
             found.append(round(float(ours.norm(dim=-1).mean()) / usual, 2))
-            gap = max(gap, float((released - ours).abs().max())) if merge == "sum" else gap
+            gap = max(gap, float((released - ours).abs().max())) if combine == "sum" else gap
     show("length of 10 merged tokens against the median patch, the more patches have in common (3 steps):")
     show(f"  combine=sum {longer['sum']}, combine=mean {longer['mean']}")
     show(f"ours with combine=sum, the default, differs from the re-stated release by at most {gap:.1e}")

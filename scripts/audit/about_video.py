@@ -71,7 +71,7 @@ def vidcom2_as_released(show: Show) -> bool:
     return torch.equal(ours[0], counts) and common(mask.flatten().nonzero(), kept) == len(kept) and int(apart) <= 1
 
 
-@finding("vidcom2", "Half of the channels, those of larger variance, are not looked at; the code does so, not the paper.")
+@finding("vidcom2", "Half of the channels, those of larger variance, are not looked at in the release, nor in ours.")
 def vidcom2_calm_channels(show: Show) -> bool:
     x = _clip(seed=4)
     x[..., 32:] *= 5
