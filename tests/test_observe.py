@@ -8,6 +8,7 @@ from typing import ClassVar
 import models
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from script_vlmeval import families, tower
@@ -134,6 +135,9 @@ def test_an_encoder_output_that_comes_again_brings_its_record(subject: models.Su
     torch.testing.assert_close(SEEN[-1].saliency, alone.saliency)
 
 
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5, reason="transformers 4 repeats pictures, not prompts, for beams"
+)
 def test_beams_see_the_same_as_one_row(subject: models.Subject):
     prompts = [subject.prompt(2, 0), subject.prompt(1, 1)]
     one = see(subject, prompts)
