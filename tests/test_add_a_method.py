@@ -18,12 +18,13 @@ import torch
 from conftest import ROOT
 
 from script_vlmeval import conformance
-from script_vlmeval.conformance import Case, MethodReport, around, check_law, loading
+from script_vlmeval.conformance import Case, MethodReport, around, check_law, laws, loading
 from script_vlmeval.conformance.cases import build, tensors
 from script_vlmeval.conformance.report import block
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import METHODS, Method, Visual, get_method
 from script_vlmeval.prune import pruning
+from script_vlmeval.tiny import ASSETS
 
 TEXT = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 PYTHON = dict(re.findall(r"^```python\n# ([\w.]+)\n(.*?)^```$", TEXT, re.M | re.S))
@@ -88,6 +89,15 @@ def test_the_fields_and_their_shapes():
         assert name in Visual.__dataclass_fields__
         if name in tensors(visual):
             assert len(shape.split()) == getattr(visual, name).ndim, name
+
+
+def test_every_law_is_counted_in_what_is_shown():
+    for shown in SHOWN.values():
+        counts = {line[2:18].strip(): sum(map(int, re.findall(r"(\d+) (?:passed|FAILED)", line))) for line in shown.splitlines()}
+        assert counts["laws on tensors"] == len(laws.LAWS)
+        assert counts["around a model"] == len(around.LAWS)
+        hold, broken = re.findall(r"(\d+) laws hold, (\d+) broken", shown)[0]
+        assert int(hold) + int(broken) == len(laws.LAWS) + len(around.LAWS)
 
 
 # -- the draft -----------------------------------------------------------------------------------------------------------------
@@ -230,7 +240,7 @@ def test_dropped_into_the_folder_it_is_listed(project: Path):
 
 def test_its_configurations_can_be_named(project: Path):
     argv = next(line for line in TEXT.splitlines() if "tiny_zooprune_16 --param" in line).split()[1:]
-    assert "missing  tiny_zooprune_16/ShapesVQA" in told(project, *argv, "--dry-run")
+    assert "missing  tiny_zooprune_16/ShapesVQA" in told(project, *argv, "--checkpoint", f"tiny={ASSETS}", "--dry-run")
 
 
 def test_it_is_known_everywhere(project: Path):

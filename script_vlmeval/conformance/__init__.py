@@ -9,16 +9,17 @@ Laws on tensors: `laws`, on random ones: `fuzz`, around the embedded model: `aro
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..cells import Scalar
 from ..errors import UserError
 from ..methods import Method
 from . import around, laws, recordings
 from .cases import Case, ladder
 from .fuzz import fuzz as run_fuzz
-from .loading import resolve
+from .loading import Found, resolve
 from .outcome import Failure, LawBroken, MethodReport, Report, explained
 from .subjects import embedded
 from .tally import Tally
@@ -34,18 +35,32 @@ def check(
     *,
     fuzz: int = EXAMPLES,
     model: bool = True,
+    params: Mapping[str, Scalar] | None = None,
     each: Callable[[MethodReport], None] | None = None,
 ) -> Report:
     """Everything that can be said about these methods: names, 'all', or paths of files that define some.
 
     recordings: the folder with recordings of official code; None = where they usually are, none at all is fine. fuzz: random
-    cases per method. model: also around the embedded model. each: called with a method's report as soon as it is complete.
-    UserError for unknown names and files that cannot be used, before anything is tried.
+    cases per method. model: also around the embedded model. params: hyper-parameters and options (merge, centre) of every method
+    named; recordings are of the defaults and are not compared then. each: called with a method's report as soon as it is
+    complete. UserError for unknown names and files that cannot be used, before anything is tried.
     """
-    found, root = resolve(methods), _recordings(recordings)
-    report = Report()
+    return check_found(resolve(methods, params), recordings, fuzz=fuzz, model=model, params=params, each=each)
+
+
+def check_found(
+    found: Sequence[Found],
+    recordings: Path | None = None,
+    *,
+    fuzz: int = EXAMPLES,
+    model: bool = True,
+    params: Mapping[str, Scalar] | None = None,
+    each: Callable[[MethodReport], None] | None = None,
+) -> Report:
+    """`check` of methods that are loaded already, with these parameters."""
+    root, report = _recordings(recordings), Report()
     for method, file in found:
-        report.methods.append(check_method(method, file, root, fuzz=fuzz, model=model))
+        report.methods.append(check_method(method, file, root, fuzz=fuzz, model=model, params=params))
         if each is not None:
             each(report.methods[-1])
     return report
@@ -55,19 +70,29 @@ def _recordings(named: Path | None) -> Path | None:
     return recordings.find(named)
 
 
-def check_method(method: Method, file: Path | None, root: Path | None, *, fuzz: int, model: bool) -> MethodReport:
+def check_method(
+    method: Method,
+    file: Path | None,
+    root: Path | None,
+    *,
+    fuzz: int,
+    model: bool,
+    params: Mapping[str, Scalar] | None = None,
+) -> MethodReport:
     """One method: laws on tensors, random ones, around the model, recordings below `root`."""
-    report = MethodReport(method.name, file)
+    report = MethodReport(method.name, file, dict(params or {}))
     with _no_warnings():
         for name in laws.LAWS:
             report.laws.try_law(name, check_law, name, method)
         _fuzz(report, method, fuzz)
         if model:
             _around(report, method)
-        if file is None:
-            _compare(report, method.name, root)
-        else:
+        if file is not None:
             report.no_recordings = "none of a method of your own"
+        elif params:
+            report.no_recordings = "not compared: parameters given"
+        else:
+            _compare(report, method.name, root)
     return report
 
 
@@ -84,7 +109,7 @@ def _fuzz(report: MethodReport, method: Method, examples: int) -> None:
         return
     report.examples, broken = run_fuzz(method, examples)
     if broken is not None:
-        report.laws.failures.append(Failure("random_examples", broken.explanation, broken.case))
+        report.random = Failure("random_examples", broken.explanation, broken.case)
 
 
 def _around(report: MethodReport, method: Method) -> None:

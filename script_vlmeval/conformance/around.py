@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..families import family_of
 from ..methods import Method, Reduced, Visual
 from . import subjects
+from .examine import NORMALISED
 from .outcome import LawBroken, NotApplicable
 from .subjects import Run, Subject, hooks, run
 
@@ -77,8 +78,8 @@ def close(what: str, a: Tensor, b: Tensor) -> None:
         raise LawBroken(f"{what}: logits differ by up to {(a - b).abs().max():.3g}")
 
 
-def same_kept(what: str, a: dict[int, Tensor], b: dict[int, Tensor]) -> None:
-    """LawBroken where other tokens are kept at some stage."""
+def same_kept(what: str, a: dict[int, Tensor], b: dict[int, Tensor], hint: str = "") -> None:
+    """LawBroken where other tokens are kept at some stage; the hint says what may be the reason."""
     if a.keys() != b.keys():
         raise LawBroken(f"{what}: tokens are dropped at stages {sorted(a)} and {sorted(b)}")
     for stage, keep in a.items():
@@ -88,7 +89,8 @@ def same_kept(what: str, a: dict[int, Tensor], b: dict[int, Tensor]) -> None:
                 sorted(set(x[i].flatten().tolist()) - set(y[i].flatten().tolist()))
                 for x, y in ((keep, b[stage]), (b[stage], keep))
             ]
-            raise LawBroken(f"{what}: at stage {stage}, image {int(i)} keeps {only[0]} once and {only[1]} instead the other time")
+            now = f"at stage {stage}, image {int(i)} keeps {only[0]} once and {only[1]} instead the other time"
+            raise LawBroken(f"{what}: {now}{hint}")
 
 
 def equal(what: str, found: object, expected: object) -> None:
@@ -147,7 +149,7 @@ def batch_equals_alone(method: Method, subject: Subject) -> None:
     """Three prompts in a batch, one with two images, are answered as each alone."""
     prompts = [subject.prompt(1, 0), subject.prompt(2, 1), subject.prompt(1, 3)]
     together, alone = run(subject, prompts, method, steps=3), [run(subject, [p], method, steps=3) for p in prompts]
-    same_kept("in a batch and alone", together.kept, _stacked(alone))
+    same_kept("in a batch and alone", together.kept, _stacked(alone), f"; {NORMALISED}")
     close("in a batch and alone", together.logits, torch.cat([a.logits for a in alone]))
 
 
@@ -156,11 +158,38 @@ def _stacked(runs: list[Run]) -> dict[int, Tensor]:
 
 
 @law
-def padding_has_no_say(method: Method, subject: Subject) -> None:
+def left_padding_has_no_say(method: Method, subject: Subject) -> None:
     """Padding on the left changes neither the kept tokens nor the answer."""
     plain, padded = (run(subject, [subject.prompt(1, 2)], method, steps=3, extra=extra) for extra in (0, 7))
     same_kept("without and with 7 columns of padding", plain.kept, padded.kept)
     close("without and with 7 columns of padding", plain.logits, padded.logits)
+
+
+@law
+def no_image(method: Method, subject: Subject) -> None:
+    """A prompt without an image is answered as without pruning: bit for bit among its like, and beside images too."""
+    plain = [subject.prompt(0, 0), subject.prompt(0, 1)]
+    full, pruned = run(subject, plain, steps=2), run(subject, plain, method, steps=2)
+    if not torch.equal(full.logits, pruned.logits):
+        raise LawBroken(f"without an image the logits change by up to {(full.logits - pruned.logits).abs().max():.3g}")
+    mixed = run(subject, [subject.prompt(1, 0), plain[1], subject.prompt(2, 2)], method, steps=2)
+    close("a prompt without an image, alone and beside others", run(subject, plain[1:], steps=2).logits, mixed.logits[1:2])
+    close("two images, alone and beside others", run(subject, [subject.prompt(2, 2)], method, steps=2).logits, mixed.logits[2:])
+
+
+@law
+def entered_again(method: Method, subject: Subject) -> None:
+    """The context can be entered again, with the same answers, and after each time nothing is pruned."""
+    prompts = [subject.prompt(1, 0)]
+    inputs, context, full = subjects.collate(prompts), subjects.context(subject, prompts, method), run(subject, prompts)
+    answers = list[Tensor]()
+    for _ in range(2):
+        with torch.no_grad(), context:
+            answers += [subject.model(**inputs).logits[:, -1] for _ in range(2)]
+        if not torch.equal(run(subject, prompts).logits, full.logits):
+            raise LawBroken("outside the context the model answers differently")
+    if not all(torch.equal(answers[0], answer) for answer in answers[1:]):
+        raise LawBroken("the same prompt is answered differently when the context is entered again")
 
 
 @law

@@ -5,6 +5,7 @@ them: the material on which the laws of `laws.py` are tried.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ _MEASURED = (
     "encoder_keys",
 )  # float32 around a model of any precision, CLIP's space too
 _INSIDE = frozenset({"attention", "text", "text_mask", "text_keys", "layer_keys", "norm"})  # what a stage in the model offers
+_ALWAYS = frozenset({"tokens", "grid", "sign", "shown", "tiles", "gate"})  # gate: None but for what centring sets
+_BESIDE = {"query_mask": "query", "text_mask": "text", "text_keys": "layer_keys"}  # what comes with what
 _GRIDS = ((1, 1), (1, 2), (1, 3), (2, 2), (1, 5), (2, 3), (1, 7), (3, 3), (2, 5), (3, 4), (4, 4), (5, 5), (4, 6))
 
 
@@ -60,8 +63,8 @@ class Case:
         return f"build(Case({given}))"
 
 
-def build(case: Case) -> Visual:
-    """Every optional field, drawn from the case's seed, spoiled as it says and in its precision."""
+def build(case: Case, needs: AbstractSet[str] | None = None) -> Visual:
+    """Every optional field, or those needed, drawn from the case's seed, spoiled as it says and in its precision."""
     visual = _plain(case)
     if case.degenerate != "none":
         visual = DEGENERATE[case.degenerate](visual)
@@ -71,7 +74,19 @@ def build(case: Case) -> Visual:
         for name, x in tensors(visual).items()
         if x.is_floating_point() and not (case.measured and name in _MEASURED)
     }
-    return _with_callables(replace(visual, **changed))
+    visual = _with_callables(replace(visual, **changed))
+    return visual if needs is None else declared(visual, needs)
+
+
+def optional() -> frozenset[str]:
+    """The fields of Visual that a method gets because it lists them in `needs`, or what they come with."""
+    return frozenset(f.name for f in fields(Visual)) - _ALWAYS
+
+
+def declared(visual: Visual, needs: AbstractSet[str]) -> Visual:
+    """What a method with these needs gets: the fields that it lists, what comes beside them and what always comes."""
+    missing: dict[str, Any] = dict.fromkeys(name for name in optional() - needs if _BESIDE.get(name) not in needs)
+    return replace(visual, **missing)
 
 
 def _plain(case: Case) -> Visual:
@@ -81,27 +96,32 @@ def _plain(case: Case) -> Visual:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    def apart(x: Tensor) -> Tensor:
+        """Another scale and offset in each image, so that statistics over the batch are those of none of them."""
+        i = torch.arange(b).view(b, *[1] * (x.ndim - 1))
+        return x * (1 + i) + 0.3 * i
+
     mask = torch.ones(b, _ROWS, dtype=torch.bool)
     mask[:, -1] = False
     mask[1:2, 1:] = False
     return Visual(
-        tokens=normal(b, g, n, WIDTH),
-        keys=normal(b, g, n, SHARED) * (1 + 9 * torch.arange(b)[:, None, None, None]),
-        query=normal(b, _ROWS, SHARED),
+        tokens=apart(normal(b, g, n, WIDTH)),
+        keys=apart(normal(b, g, n, SHARED) * (1 + 4 * torch.arange(b)[:, None, None, None])),
+        query=apart(normal(b, _ROWS, SHARED)),
         query_mask=mask,
-        saliency=normal(b, g, n).softmax(-1),
-        attention=normal(b, g, n).softmax(-1),
-        encoded=normal(b, g, n, ENCODER),
-        encoder_keys=normal(b, g, n, HEADS),
-        cls=normal(b, g, ENCODER),
+        saliency=apart(normal(b, g, n).softmax(-1)),
+        attention=apart(normal(b, g, n).softmax(-1)),
+        encoded=apart(normal(b, g, n, ENCODER)),
+        encoder_keys=apart(normal(b, g, n, HEADS)),
+        cls=apart(normal(b, g, ENCODER)),
         grid=case.grid,
         seed=torch.tensor([3, 1_000_000_007, 3])[:b],
         sign=1 if case.seed % 2 else -1,
         shown=torch.ones(b, g, n, dtype=torch.bool),
-        text=normal(b, _ROWS, WIDTH),
+        text=apart(normal(b, _ROWS, WIDTH)),
         text_mask=mask.clone(),
-        text_keys=normal(b, _ROWS, HEADS),
-        layer_keys=normal(b, g, n, HEADS),
+        text_keys=apart(normal(b, _ROWS, HEADS)),
+        layer_keys=apart(normal(b, g, n, HEADS)),
     )
 
 

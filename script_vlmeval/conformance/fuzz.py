@@ -8,7 +8,8 @@ from hypothesis.errors import Flaky
 
 from ..methods import Method
 from .cases import Case, build, cases, tensors, tiles_allowed
-from .laws import ask, everything, features_kept, many_budgets
+from .examine import ask
+from .laws import everything, features_kept, many_budgets
 from .outcome import LawBroken, NotApplicable, explained
 
 
@@ -18,7 +19,7 @@ def core(method: Method, case: Case) -> None:
         if case.k >= case.n:
             everything(method, case)
             return
-        visual, untouched = build(case), tensors(build(case))
+        visual, untouched = build(case, method.needs), tensors(build(case, method.needs))
         first = ask(method, visual, case.k)
         for name, x in tensors(visual).items():
             if not torch.equal(x, untouched[name]):

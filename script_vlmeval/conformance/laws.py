@@ -5,6 +5,7 @@ That tiles are independent of each other is no law: relevance may be normalised 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..methods import Method, Reduced, Visual
-from .cases import DEGENERATE, UNASKED, Case, build, rows, tensors
-from .outcome import LawBroken, NotApplicable, explained
+from .cases import DEGENERATE, UNASKED, Case, build, declared, optional, rows, tensors
+from .examine import NORMALISED, ask, differ, listed
+from .outcome import LawBroken, NotApplicable, explained, first_line
 
 Law: TypeAlias = Callable[[Method, Case], None]
 LAWS: dict[str, Law] = {}
+_NOT_FINITE = ("nan", "nans", "inf", "infs", "infinite", "infinity", "finite", "nonfinite")
+_REFUSES = "; `base.require_finite(x, what)` refuses such values"
+_DRAWS = 4  # batches that are tried: one alone may hide what mates change
 
 
 def law(function: Law) -> Law:
@@ -28,75 +33,33 @@ def law(function: Law) -> Law:
     return function
 
 
-# -- asking a method -------------------------------------------------------------------------------------------------------------
-def ask(method: Method, visual: Visual, k: int) -> Reduced:
-    """`method(visual, k)`; where the result is malformed, LawBroken says in what."""
-    seen, k_seen = method.guarded(visual, k)
-    if k_seen < seen.shape[2]:
-        if type(method).reduce is Method.reduce:  # before anything is gathered with them
-            _examine_keep(seen, k_seen, method.select(seen, k_seen))
-        reduced = method.reduce(seen, k_seen)
-        _examine_keep(seen, k_seen, reduced.keep)
-        _examine_tokens(seen, k_seen, reduced.tokens)
-    return method(visual, k)
-
-
-def _examine_keep(visual: Visual, k: int, keep: Tensor) -> None:
-    """k different, ascending indices below N, any number of -1 at the end."""
-    b, g, n = visual.shape
-    if tuple(keep.shape) != (b, g, k):
-        raise LawBroken(f"asked for k={k} of N={n} tokens, it returned indices of shape {tuple(keep.shape)}, not {(b, g, k)}")
-    if keep.dtype != torch.long:
-        raise LawBroken(f"its indices are {_short(keep.dtype)}, not int64")
-    for index in keep.flatten(0, 1).tolist():
-        if complaint := _complaint(index, n):
-            raise LawBroken(f"{complaint}: it kept {_listed(index)}")
-
-
-def _examine_tokens(visual: Visual, k: int, tokens: Tensor) -> None:
-    """Finite features, as many as asked for, in the tokens' own precision."""
-    expected = (*visual.shape[:2], k, visual.tokens.shape[-1])
-    if tuple(tokens.shape) != expected:
-        raise LawBroken(f"its features have shape {tuple(tokens.shape)}, not {expected}")
-    if tokens.dtype != visual.tokens.dtype:
-        raise LawBroken(f"tokens went in as {_short(visual.tokens.dtype)} and came back as {_short(tokens.dtype)}")
-    if not bool(torch.isfinite(tokens).all()):
-        raise LawBroken("the features that it returned hold NaN or infinity, though none went in")
-
-
-def _complaint(index: Sequence[int], n: int) -> str:
-    """What is wrong with the kept indices of one tile; nothing where they are well formed."""
-    real = [i for i in index if i >= 0]
-    if min(index) < -1:
-        return f"index {min(index)} is negative (-1 alone is allowed, for a token without a place)"
-    if max(index) >= n:
-        return f"index {max(index)} does not exist, as N={n}"
-    if len(set(real)) < len(real):
-        twice = next(i for i in real if real.count(i) > 1)
-        return f"index {twice} is kept {real.count(twice)} times"
-    if list(index) != [*sorted(real), *[-1] * (len(index) - len(real))]:
-        return "the indices do not ascend (with -1 at the end)" if -1 in index else "the indices do not ascend"
-    return ""
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _listed(index: Sequence[int] | Tensor) -> str:
-    values = list(index.tolist() if isinstance(index, Tensor) else index)
-    return f"{values}" if len(values) <= 12 else f"[{', '.join(map(str, values[:12]))}, ...]"
-
-
-def _differ(ours: Tensor, theirs: Tensor) -> str:
-    """The first tile in which two selections differ."""
-    b, g = (ours != theirs).any(-1).nonzero()[0].tolist()
-    return f"image {b}, tile {g}: {_listed(ours[b, g])} and {_listed(theirs[b, g])}"
-
-
 def _budgets(case: Case) -> list[int]:
     """Below N, from one token to all but one."""
     return sorted({k for k in (1, case.k, case.n - 1) if 1 <= k < case.n})
+
+
+# -- what it says of itself --------------------------------------------------------------------------------------------------
+@law
+def declares_what_it_reads(method: Method, case: Case) -> None:
+    """Every optional field of Visual that it reads is listed in `needs`: around a model, the others are None."""
+    every = build(case)
+    if (error := _fails(method, declared(every, method.needs), case.k)) is None or _fails(method, every, case.k) is not None:
+        return  # what fails with every field there is for other laws to explain
+    read = optional() - method.needs
+    for name in sorted(read):
+        if _fails(method, declared(every, method.needs | read - {name}), case.k) is None:
+            read -= {name}
+    fields = " and ".join(f"visual.{name}" for name in sorted(read))
+    raise LawBroken(f"it reads {fields}, which `needs` does not list: add {'it' if len(read) == 1 else 'them'} ({error})")
+
+
+def _fails(method: Method, visual: Visual, k: int) -> str | None:
+    """What it raises, in a line."""
+    try:
+        method(visual, k)
+    except Exception as error:
+        return f"where it is None, {type(error).__name__}: {first_line(error)}"
+    return None
 
 
 # -- how many, and which -----------------------------------------------------------------------------------------------------
@@ -105,7 +68,7 @@ def exact_count(method: Method, case: Case) -> None:
     """Exactly k distinct tokens in ascending order, with features in the tokens' own precision."""
     for k in _budgets(case):
         with explained(at := replace(case, k=k)):
-            ask(method, build(at), k)
+            ask(method, build(at, method.needs), k)
 
 
 @law
@@ -113,12 +76,12 @@ def everything(method: Method, case: Case) -> None:
     """A budget of N tokens or more changes nothing, bit for bit."""
     for k in (case.n, case.n + 1, 10_000):
         with explained(at := replace(case, k=k)):
-            visual = build(at)
+            visual = build(at, method.needs)
             seen, reduced = method.guarded(visual, k)[0], method(visual, k)
             if not torch.equal(reduced.tokens, seen.tokens):
                 raise LawBroken(f"with a budget of {k} for N={case.n} tokens it changed their features")
             if not torch.equal(reduced.keep, torch.arange(seen.shape[2]).expand(seen.shape)):
-                raise LawBroken(f"with a budget of {k} for N={case.n} tokens it kept {_listed(reduced.keep[0, 0])}")
+                raise LawBroken(f"with a budget of {k} for N={case.n} tokens it kept {listed(reduced.keep[0, 0])}")
 
 
 @law
@@ -127,7 +90,7 @@ def nothing_refused(method: Method, case: Case) -> None:
     for k in (0, -1):
         with explained(at := replace(case, k=k)):
             try:
-                method(build(at), k)
+                method(build(at, method.needs), k)
             except UserError:
                 continue
             raise LawBroken(f"a budget of {k} was accepted: it must be a UserError")
@@ -140,7 +103,7 @@ def features_kept(method: Method, case: Case) -> None:
         raise NotApplicable("it says that it changes features")
     for k in _budgets(case):
         with explained(at := replace(case, k=k)):
-            _same_features(method.guarded(build(at), k)[0], ask(method, build(at), k))
+            _same_features(method.guarded(build(at, method.needs), k)[0], ask(method, build(at, method.needs), k))
 
 
 def _same_features(visual: Visual, reduced: Reduced) -> None:
@@ -162,13 +125,13 @@ def deterministic(method: Method, case: Case) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         before = torch.get_rng_state()
-        first = ask(method, build(case), case.k)
+        first = ask(method, build(case, method.needs), case.k)
         moved = not torch.equal(before, torch.get_rng_state())
         torch.manual_seed(1)
-        again = ask(method, build(case), case.k)
+        again = ask(method, build(case, method.needs), case.k)
     hint = "; draw from a torch.Generator seeded with `visual.seed`"
     if not torch.equal(first.keep, again.keep):
-        raise LawBroken(f"two runs on the same input differ in {_differ(first.keep, again.keep)}{hint if moved else ''}")
+        raise LawBroken(f"two runs on the same input differ in {differ(first.keep, again.keep)}{hint if moved else ''}")
     if not torch.equal(first.tokens, again.tokens):
         raise LawBroken(f"two runs on the same input keep the same tokens with different features{hint if moved else ''}")
     if moved:
@@ -178,7 +141,7 @@ def deterministic(method: Method, case: Case) -> None:
 @law
 def inputs_left_alone(method: Method, case: Case) -> None:
     """No tensor that the method is given is changed."""
-    visual, untouched = build(case), tensors(build(case))
+    visual, untouched = build(case, method.needs), tensors(build(case, method.needs))
     ask(method, visual, case.k)
     for name, x in tensors(visual).items():
         if not torch.equal(x, untouched[name]):
@@ -188,24 +151,26 @@ def inputs_left_alone(method: Method, case: Case) -> None:
 @law
 def batch_mates(method: Method, case: Case) -> None:
     """An image's tokens do not depend on the images beside it, nor on their order."""
-    case = replace(case, b=3)
-    visual = build(case)
-    with explained(case):
-        together = ask(method, visual, case.k)
-        for b in range(case.b):
-            alone = ask(method, rows(visual, [b]), case.k)
-            if not torch.equal(alone.keep[0], together.keep[b]):
-                found = _differ(alone.keep, together.keep[b : b + 1])
-                raise LawBroken(
-                    f"image {b} alone and in a batch of {case.b} differ in {found}; is something normalised over all?"
-                )
-            rounding = max(1e-4, 4 * torch.finfo(visual.tokens.dtype).eps)  # merged features are products of the batch
-            if not torch.allclose(alone.tokens[0].float(), together.tokens[b].float(), rtol=rounding, atol=rounding / 10):
-                raise LawBroken(f"image {b} alone and in a batch of {case.b} has the same tokens with different features")
-        order = [2, 0, 1]
-        swapped = ask(method, rows(visual, order), case.k)
-        if not torch.equal(swapped.keep, together.keep[order]):
-            raise LawBroken(f"in another order of the batch: {_differ(swapped.keep, together.keep[order])}")
+    for seed in range(case.seed, case.seed + _DRAWS):
+        with explained(at := replace(case, b=3, seed=seed)):
+            _same_beside_others(method, at)
+
+
+def _same_beside_others(method: Method, case: Case) -> None:
+    visual = build(case, method.needs)
+    together = ask(method, visual, case.k)
+    for b in range(case.b):
+        alone = ask(method, rows(visual, [b]), case.k)
+        if not torch.equal(alone.keep[0], together.keep[b]):
+            found = differ(alone.keep, together.keep[b : b + 1])
+            raise LawBroken(f"image {b} alone and in a batch of {case.b} differ in {found}; {NORMALISED}")
+        rounding = max(1e-4, 4 * torch.finfo(visual.tokens.dtype).eps)  # merged features are products of the batch
+        if not torch.allclose(alone.tokens[0].float(), together.tokens[b].float(), rtol=rounding, atol=rounding / 10):
+            raise LawBroken(f"image {b} alone and in a batch of {case.b} has the same tokens with different features")
+    order = [2, 0, 1]
+    swapped = ask(method, rows(visual, order), case.k)
+    if not torch.equal(swapped.keep, together.keep[order]):
+        raise LawBroken(f"in another order of the batch: {differ(swapped.keep, together.keep[order])}")
 
 
 @law
@@ -216,9 +181,9 @@ def padding_has_no_say(method: Method, case: Case) -> None:
     for name, mask in (("query", plain.query_mask), ("text", plain.text_mask), ("text_keys", plain.text_mask)):
         assert mask is not None
         changed[name] = torch.where(mask[..., None], getattr(plain, name), 100 * getattr(other, name))
-    ours, theirs = ask(method, plain, case.k), ask(method, replace(plain, **changed), case.k)
+    ours, theirs = (ask(method, declared(v, method.needs), case.k) for v in (plain, replace(plain, **changed)))
     if not torch.equal(ours.keep, theirs.keep):
-        found = _differ(ours.keep, theirs.keep)
+        found = differ(ours.keep, theirs.keep)
         raise LawBroken(f"other values in rows that query_mask or text_mask calls padding change what is kept, in {found}")
 
 
@@ -233,12 +198,12 @@ def nested(method: Method, case: Case) -> None:
 def many_budgets(method: Method, case: Case) -> None:
     budgets = _budgets(case)
     with explained(case):
-        visual = method.guarded(build(case), 1)[0]
+        visual = method.guarded(build(case, method.needs), 1)[0]
         budgets = [k * (visual.shape[2] // case.n) for k in budgets]
         several = method.select_many(visual, budgets)
         for k, keep in zip(budgets, several, strict=True):
             if not torch.equal(alone := method.select(visual, k), keep):
-                raise LawBroken(f"budget {k} alone and taken from the order at budget {max(budgets)}: {_differ(alone, keep)}")
+                raise LawBroken(f"budget {k} alone and taken from the order at budget {max(budgets)}: {differ(alone, keep)}")
         for small, large in pairwise(several):
             if not bool((small[..., :, None] == large[..., None, :]).any(-1).all()):
                 raise LawBroken(f"budget {small.shape[-1]} keeps tokens that budget {large.shape[-1]} does not")
@@ -250,27 +215,25 @@ def nan_refused(method: Method, case: Case) -> None:
     """NaN or infinity in the tokens, or in another field that the method reads, is a UserError, never a selection."""
     for name in ("tokens", *sorted(method.needs)):
         for value in (float("nan"), float("inf"), -float("inf")):
-            visual = build(case)
+            visual = build(case, method.needs)
             spoiled = getattr(visual, name)
             if not isinstance(spoiled, Tensor) or not spoiled.is_floating_point():
                 continue
             spoiled[(0,) * spoiled.ndim] = value
-            _must_refuse(method, visual, case, ("nan", "inf", "finite"), f"{value} in visual.{name}")
+            _must_refuse(method, visual, case, _NOT_FINITE, f"{value} in visual.{name}", _REFUSES)
 
 
-def _must_refuse(method: Method, visual: Visual, case: Case, words: Sequence[str], what: str) -> None:
-    """UserError whose message has one of the words."""
+def _must_refuse(method: Method, visual: Visual, case: Case, words: Sequence[str], what: str, hint: str = "") -> None:
+    """UserError whose message has one of the words, as a word of its own."""
     try:
         kept = method(visual, case.k).keep
     except UserError as error:
-        if any(word in str(error).lower() for word in words):
+        if re.search(rf"\b({'|'.join(words)})\b", str(error), re.IGNORECASE):
             return
-        raise LawBroken(f"{what} was refused for another reason: {error}", case) from error
+        raise LawBroken(f"{what} was refused for another reason: {first_line(error)}", case) from error
     except Exception as error:
-        raise LawBroken(f"{what} raised {type(error).__name__}, not a UserError: {error}", case) from error
-    raise LawBroken(
-        f"{what} went unnoticed: it kept {_listed(kept[0, 0])}; `base.require_finite(x, what)` refuses such values", case
-    )
+        raise LawBroken(f"{what} raised {type(error).__name__}, not a UserError: {first_line(error)}", case) from error
+    raise LawBroken(f"{what} went unnoticed: it kept {listed(kept[0, 0])}{hint}", case)
 
 
 @law
@@ -278,7 +241,7 @@ def missing_named(method: Method, case: Case) -> None:
     """A field that the method needs and is not there is named in a UserError. The question may always be missing."""
     for name in sorted(method.needs - {"query", "attention"}):
         without: dict[str, Any] = {name: None}
-        _must_refuse(method, replace(build(case), **without), case, (name,), f"no visual.{name}")
+        _must_refuse(method, replace(build(case, method.needs), **without), case, (name,), f"no visual.{name}")
 
 
 @law
@@ -286,7 +249,7 @@ def no_question(method: Method, case: Case) -> None:
     """Without a question, for the batch or for one of its rows, it still keeps k distinct tokens."""
     for name in UNASKED:
         with explained(at := replace(case, degenerate=name)):
-            ask(method, build(at), case.k)
+            ask(method, build(at, method.needs), case.k)
 
 
 @law
@@ -295,7 +258,7 @@ def degenerate(method: Method, case: Case) -> None:
     for name in DEGENERATE:
         for k in _budgets(case):
             with explained(at := replace(case, degenerate=name, k=k)):
-                ask(method, build(at), k)
+                ask(method, build(at, method.needs), k)
 
 
 @law
@@ -304,4 +267,4 @@ def half_precision(method: Method, case: Case) -> None:
     for dtype in ("float16", "bfloat16"):
         for measured in (False, True):
             with explained(at := replace(case, dtype=dtype, measured=measured)):
-                ask(method, build(at), case.k)
+                ask(method, build(at, method.needs), case.k)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec
 
+from ..cells import Scalar
 from ..errors import UserError
+from ..methods import base
 from .cases import Case
 from .tally import MismatchError, Tally
 
 P = ParamSpec("P")
+_GUARDS = ("order", "checked", "__call__")  # of `Method`, on what an override returned
 
 
 class LawBroken(Exception):
@@ -65,8 +68,10 @@ class MethodReport:
 
     name: str
     file: Path | None  # where a user's own method stands
+    params: Mapping[str, Scalar] = field(default_factory=dict)  # as given, others than its defaults
     laws: Checked = field(default_factory=Checked)
     examples: int = 0  # random ones tried
+    random: Failure | None = None  # the smallest of them that breaks a law
     around: Checked = field(default_factory=Checked)
     no_model: str = ""  # why it was not run around a model
     recordings: Checked = field(default_factory=Checked)  # a file for a law
@@ -75,7 +80,8 @@ class MethodReport:
 
     @property
     def failures(self) -> list[Failure]:
-        return [*self.laws.failures, *self.around.failures, *self.recordings.failures]
+        random = [] if self.random is None else [self.random]
+        return [*self.laws.failures, *random, *self.around.failures, *self.recordings.failures]
 
     @property
     def ok(self) -> bool:
@@ -104,11 +110,12 @@ def explained(case: Case | None = None) -> Iterator[None]:
         broken.case = broken.case or case
         raise
     except MismatchError as mismatch:
-        raise LawBroken(str(mismatch), case) from mismatch
+        raise LawBroken(first_line(mismatch), case) from mismatch
     except UserError as error:
-        raise LawBroken(f"refused what it must accept: {error}", case) from error
+        what = "its result was refused" if _refused_result(error.__traceback__) else "refused what it must accept"
+        raise LawBroken(f"{what}: {first_line(error)}", case) from error
     except Exception as error:
-        raise LawBroken(f"raised {type(error).__name__}{where(error.__traceback__)}: {_first_line(error)}", case) from error
+        raise LawBroken(f"raised {type(error).__name__}{where(error.__traceback__)}: {first_line(error)}", case) from error
 
 
 def where(trace: TracebackType | None) -> str:
@@ -118,5 +125,11 @@ def where(trace: TracebackType | None) -> str:
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} (`{frames[-1].line}`)" if frames else ""
 
 
-def _first_line(error: Exception) -> str:
+def _refused_result(trace: TracebackType | None) -> bool:
+    """Whether a guard of the contract refused what the method returned, not the method what it was given."""
+    frames = [f for f in traceback.extract_tb(trace) if f.name != "require_finite"]
+    return bool(frames) and frames[-1].filename == base.__file__ and frames[-1].name in _GUARDS
+
+
+def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,8 @@ from typing import Any
 
 from hypothesis import configuration
 
-from . import EXAMPLES, around, check, laws
+from ..cells import Scalar
+from . import EXAMPLES, around, check_found, laws
 from .loading import resolve
 from .outcome import Checked, Failure, MethodReport, Report
 from .tally import Tally
@@ -19,15 +21,24 @@ from .tally import Tally
 _RANDOM = "The laws that hold on any input hold on random ones."
 _WIDTH = 18
 _NAMED = 6  # broken laws that are named where all are broken in the same way
+_BASIC = ("declares_what_it_reads", "exact_count", "deterministic")  # broken, they break most others
 
 
-def command(methods: Sequence[str], recordings: Path | None, *, quiet: bool = False, fuzz: int = EXAMPLES) -> int:
+def command(
+    methods: Sequence[str],
+    recordings: Path | None,
+    *,
+    quiet: bool = False,
+    fuzz: int = EXAMPLES,
+    params: Mapping[str, Scalar] | None = None,
+) -> int:
     """Check the methods, printing as each is done. 0 = all hold, 1 = something is broken. UserError as `check`."""
     from tqdm import tqdm
 
+    found = resolve(methods, params)
     with (
         _no_folder_left(),
-        tqdm(total=len(resolve(methods)), unit="method", disable=quiet or not sys.stderr.isatty(), leave=False) as bar,
+        tqdm(total=len(found), unit="method", disable=quiet or not sys.stderr.isatty(), leave=False) as bar,
     ):
 
         def tell(method: MethodReport) -> None:
@@ -35,7 +46,7 @@ def command(methods: Sequence[str], recordings: Path | None, *, quiet: bool = Fa
                 print("\n".join(block(method)), flush=True)
             bar.update()
 
-        report = check(methods, recordings, fuzz=fuzz, each=tell)
+        report = check_found(found, recordings, fuzz=fuzz, params=params, each=tell)
     print(total(report))
     return 0 if report.ok else 1
 
@@ -53,14 +64,37 @@ def _no_folder_left() -> Iterator[None]:
 
 def block(method: MethodReport) -> list[str]:
     """The lines on one method."""
-    lines = [method.name if method.file is None else f"{method.name} ({method.file})"]
+    given = "".join(f" {name}={value}" for name, value in method.params.items())
+    lines = [f"{method.name}{given}" + ("" if method.file is None else f" ({method.file})")]
     lines.append(_line("laws on tensors", _counts(method.laws)))
-    lines.append(_line("random examples", f"{method.examples} tried"))
+    lines.append(_line("random examples", _tried(method)))
     lines.append(_line("around a model", f"not run: {method.no_model}" if method.no_model else _counts(method.around)))
     lines.append(_line("recordings", method.no_recordings or str(method.tally)))
-    for group in _grouped(method.failures):
+    shown, echoes = _told_apart(method)
+    for group in _grouped(shown):
         lines += _failure(group)
+    if echoes:
+        lines.append(f"  likely echoes of the same fault: {_names(echoes)}, not shown")
     return lines
+
+
+def _tried(method: MethodReport) -> str:
+    if not method.examples:
+        return "none tried"
+    return f"{method.examples} tried, {'all hold' if method.random is None else 'FAILED'}"
+
+
+def _told_apart(method: MethodReport) -> tuple[list[Failure], list[Failure]]:
+    """What to show, and what follows from it: where a basic law is broken, most others are, whatever they say."""
+    basic = next((f for name in _BASIC for f in method.laws.failures if f.law == name), None)
+    if basic is None:
+        return method.failures, []
+    return [basic], [f for f in method.failures if f is not basic]
+
+
+def _names(failures: Sequence[Failure]) -> str:
+    more = f" and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+    return f"{', '.join(f.law for f in failures[:_NAMED])}{more}"
 
 
 def _line(what: str, text: str) -> str:
@@ -74,23 +108,29 @@ def _counts(checked: Checked) -> str:
 
 
 def _grouped(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Failures with the same explanation are one finding."""
+    """Failures with the same explanation, but for shapes, are one finding."""
     found: dict[str, list[Failure]] = {}
     for failure in failures:
-        found.setdefault(failure.explanation, []).append(failure)
+        found.setdefault(re.sub(r"\([\d, ]+\)", "(...)", failure.explanation), []).append(failure)
     return list(found.values())
 
 
 def _failure(group: Sequence[Failure]) -> Iterator[str]:
-    more = f" and {len(group) - _NAMED} more" if len(group) > _NAMED else ""
-    yield f"  FAILED {', '.join(f.law for f in group[:_NAMED])}{more}"
+    yield f"  FAILED {_names(group)}"
     if statement := _statement(group[0].law):
         yield f"    the law: {statement}"
-    yield f"    but {group[0].explanation}"
-    cases = sorted((f.case for f in group if f.case is not None), key=lambda c: (c.b * c.g * c.n, c.k, str(c)))
-    if cases:
-        yield f"    smallest example: {cases[0]}"
-        yield f"    to repeat it: from script_vlmeval.conformance.cases import Case, build; visual = {cases[0].code}"
+    shown = min(group, key=_simplicity)
+    yield f"    but {shown.explanation}"
+    if shown.case is not None:
+        yield f"    smallest example: {shown.case}"
+        yield f"    to repeat it: from script_vlmeval.conformance.cases import Case, build; visual = {shown.case.code}"
+
+
+def _simplicity(failure: Failure) -> tuple[object, ...]:
+    """Sorts first what has an example, in float32, with ordinary tokens, few axes and few tokens."""
+    if (c := failure.case) is None:
+        return (True,)
+    return (False, c.dtype != "float32", c.degenerate != "none", (c.b > 1) + (c.g > 1), c.b * c.g * c.n, c.k, str(c))
 
 
 def _statement(name: str) -> str:
@@ -105,12 +145,13 @@ def total(report: Report) -> str:
     """The last line."""
     passed = sum(len(c.passed) for m in report.methods for c in (m.laws, m.around))
     failed = sum(len(c.failures) for m in report.methods for c in (m.laws, m.around))
+    random = sum(m.random is not None for m in report.methods)
     compared = sum((m.tally for m in report.methods if m.tally is not None), Tally())
     broken = [m.name for m in report.methods if not m.ok]
     mismatches = sum(len(m.recordings.failures) for m in report.methods)
     parts = [
         "1 method" if len(report.methods) == 1 else f"{len(report.methods)} methods",
-        f"{passed} laws hold, {failed} broken",
+        f"{passed} laws hold, {failed} broken" + (f", {random} on random examples" if random else ""),
         f"recordings: {compared if compared.compared else 'none compared'}"
         + (f", {mismatches} not reproduced" if mismatches else ""),
         f"FAILED: {', '.join(broken)}" if broken else "all hold",

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from script_vlmeval.errors import UserError
 from script_vlmeval.methods import Method, Reduced, Visual
+
+MESSAGE = "the first line\nthe second line"
 
 
 def first(visual: Visual, k: int) -> Tensor:
@@ -154,3 +157,96 @@ class Pairing(Method):
 
     def select(self, visual: Visual, k: int) -> Tensor:
         return first(visual, k)[:, torch.arange(min(2, visual.shape[1]))]
+
+
+class Rescaled(Method):
+    """Scales saliency over the whole batch, which a ranking would not notice and a product does."""
+
+    needs = frozenset({"saliency"})
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.saliency is not None
+        if not torch.isfinite(visual.saliency).all():
+            raise UserError("NaN or infinity in the saliency")
+        s = visual.saliency.float()
+        s = (s - s.min()) / (s.max() - s.min() + 1e-8)
+        x = visual.tokens.float()
+        return s * (x - x.mean(2, keepdim=True)).norm(dim=-1)
+
+
+class Undeclared(Method):
+    """Reads what it does not list."""
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.saliency is not None
+        return visual.saliency
+
+
+class Secretive(Method):
+    """Reads two such fields, and has something to say about one of them."""
+
+    needs = frozenset({"saliency"})
+
+    def score(self, visual: Visual) -> Tensor:
+        return visual.saliency * visual.encoded.float().norm(dim=-1) * visual.cls.float().norm(dim=-1)[..., None]  # type: ignore
+
+
+class Always(Method):
+    """Scales what it keeps, and everything too."""
+
+    changes = True
+
+    def reduce(self, visual: Visual, k: int) -> Reduced:
+        return Reduced(first(visual, k), visual.tokens[:, :, :k])
+
+    def __call__(self, visual: Visual, k: int) -> Reduced:
+        reduced = super().__call__(visual, k)
+        return Reduced(reduced.keep, reduced.tokens * 2)
+
+
+class Lenient(Method):
+    """Takes a budget of nothing for one of one token."""
+
+    def select(self, visual: Visual, k: int) -> Tensor:
+        return first(visual, k)
+
+    def __call__(self, visual: Visual, k: int) -> Reduced:
+        return super().__call__(visual, max(k, 1))
+
+
+class Careless(Method):
+    """Goes on without what it needs."""
+
+    needs = frozenset({"saliency"})
+
+    def score(self, visual: Visual) -> Tensor:
+        return torch.ones(visual.shape) if visual.saliency is None else visual.saliency
+
+    def guarded(self, visual: Visual, k: int) -> tuple[Visual, int]:
+        return visual, k
+
+
+class Informing(Method):
+    """Refuses NaN in words that only contain the right ones."""
+
+    needs = frozenset({"saliency"})
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.saliency is not None
+        if not torch.isfinite(visual.saliency).all():
+            raise UserError("no information on finances\nand a second line")
+        return visual.saliency
+
+
+class Hollow(Method):
+    """Divides by zero."""
+
+    def score(self, visual: Visual) -> Tensor:
+        return visual.tokens.float().norm(dim=-1) / 0 * 0
+
+
+class Chatty(Method):
+    """Fails at length."""
+
+    def score(self, visual: Visual) -> Tensor:
+        raise ValueError(MESSAGE)

@@ -1,5 +1,5 @@
-"""Pruning around a model, for every registered method, beyond the laws of `conformance/around.py`: no image, several images, the
-context entered again, attention kernels and positions.
+"""Pruning around a model, for every registered method, beyond the laws of `conformance/around.py`: another question space,
+nested contexts, attention kernels and positions.
 """
 
 from __future__ import annotations
@@ -51,31 +51,6 @@ def test_no_column_of_the_cache_is_empty(subject: models.Subject, method: Method
     prompts = [subject.prompt(1, 0), subject.prompt(2, 1), subject.prompt(0, 2)]
     run = models.run(subject, prompts, method)
     assert run.lengths == run.entering.max(1).values.tolist()
-
-
-def test_no_image_gives_the_same_bits(subject: models.Subject, method: Method):
-    prompts = [subject.prompt(0, 0), subject.prompt(0, 1)]
-    full, pruned = models.run(subject, prompts, steps=3), models.run(subject, prompts, method, steps=3)
-    assert torch.equal(full.logits, pruned.logits)
-    assert torch.equal(full.tokens, pruned.tokens)
-
-
-def test_a_row_without_image_beside_rows_with_images(subject: models.Subject, method: Method):
-    prompts = [subject.prompt(1, 0), subject.prompt(0, 1), subject.prompt(2, 2)]
-    run = models.run(subject, prompts, method, steps=3)
-    close("without image", run.logits[1:2], models.run(subject, prompts[1:2], steps=3).logits)
-    close("two images", run.logits[2:], models.run(subject, prompts[2:], method, steps=3).logits)
-
-
-def test_the_context_can_be_entered_again(subject: models.Subject, method: Method):
-    prompts = [subject.prompt(1, 0)]
-    inputs, context = models.collate(prompts), models.context(subject, prompts, method)
-    answers, full = [], models.run(subject, prompts)
-    for _ in range(2):
-        with torch.no_grad(), context:
-            answers += [subject.model(**inputs).logits[:, -1] for _ in range(2)]
-        assert torch.equal(models.run(subject, prompts).logits, full.logits), "outside, nothing is pruned"
-    assert all(torch.equal(answers[0], a) for a in answers[1:])
 
 
 def test_nesting_is_refused_and_leaves_the_outer_context_working(subject: models.Subject, method: Method):

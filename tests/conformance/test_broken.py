@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from script_vlmeval import conformance
-from script_vlmeval.conformance import EXAMPLES, MethodReport, loading
-from script_vlmeval.conformance.report import block
+from script_vlmeval.conformance import EXAMPLES, Case, MethodReport, Report, around, laws, loading
+from script_vlmeval.conformance.outcome import Failure
+from script_vlmeval.conformance.report import block, total
 from script_vlmeval.methods import METHODS, Method
 
 FILE = Path(__file__).parent / "broken.py"
@@ -30,6 +31,15 @@ BROKEN = {  # method -> the law that must catch it, and what must be said
     "asking": ("no_question", "raised AttributeError at broken.py"),
     "unmasked": ("padding_has_no_say", "query_mask"),
     "pairing": ("random_examples", "indices of shape"),
+    "rescaled": ("batch_mates", "is something normalised over all?"),
+    "undeclared": ("declares_what_it_reads", "it reads visual.saliency, which `needs` does not list: add it"),
+    "secretive": ("declares_what_it_reads", "it reads visual.cls and visual.encoded, which `needs` does not list: add them"),
+    "always": ("everything", "changed their features"),
+    "lenient": ("nothing_refused", "a budget of 0 was accepted"),
+    "careless": ("missing_named", "no visual.saliency went unnoticed"),
+    "informing": ("nan_refused", "refused for another reason: no information on finances"),
+    "hollow": ("exact_count", "its result was refused: NaN or infinity in the scores of 'hollow'"),
+    "chatty": ("exact_count", "raised ValueError at broken.py"),
 }
 
 
@@ -51,7 +61,7 @@ def test_the_file_is_all_that_is_tested():
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_method_is_caught_by_the_law_that_it_breaks(name: str):
     law, words = BROKEN[name]
-    found = {f.law: f for f in report(name).laws.failures}
+    found = {f.law: f for f in report(name).failures}
     assert law in found, f"only {sorted(found)}"
     assert words in found[law].explanation
     assert found[law].case is not None, "an example is shown"
@@ -72,14 +82,74 @@ def test_a_sound_method_keeps_them_all():
 
 def test_random_examples_are_shrunk():
     """Three tiles are what it takes; everything else is as small as it can be."""
-    case = next(f.case for f in report("pairing").laws.failures if f.law == "random_examples")
+    case = report("pairing").random.case
     assert (case.b, case.g, case.n, case.k, case.dtype, case.degenerate) == (1, 3, 2, 1, "float32", "none")
 
 
 def test_around_a_model_a_broken_method_is_caught_too():
     found = conformance.check_method(methods()["central"], FILE, None, fuzz=0, model=True)
     assert "batch_equals_alone" in {f.law for f in found.around.failures}
-    assert "keeps" in next(f.explanation for f in found.around.failures)
+    said = next(f.explanation for f in found.around.failures if f.law == "batch_equals_alone")
+    assert "keeps" in said
+    assert said.endswith("is something normalised over all?")
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------------------
+def test_each_law_has_a_name_of_its_own():
+    assert not set(around.LAWS) & set(laws.LAWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "basic"), [("short", "exact_count"), ("dice", "deterministic"), ("secretive", "declares_what_it_reads")]
+)
+def test_where_a_basic_law_is_broken_the_others_are_named_only(name: str, basic: str):
+    lines = block(report(name))
+    assert [line for line in lines if line.startswith("  FAILED")] == [f"  FAILED {basic}"]
+    assert f"    the law: {laws.LAWS[basic].__doc__}" in lines
+    assert lines[-1].startswith("  likely echoes of the same fault: ")
+    assert lines[-1].endswith(", not shown")
+    assert len(report(name).failures) > 2, "they still count"
+
+
+def test_every_method_is_held_to_the_same_number_of_laws():
+    for name in ("longest", "short", "pairing"):
+        checked = report(name).laws
+        assert len(checked.passed) + len(checked.failures) + len(checked.skipped) == len(laws.LAWS)
+
+
+def test_random_examples_are_no_law_and_are_counted_alike():
+    good, bad = ("\n".join(block(report(name))) for name in ("longest", "pairing"))
+    assert "random examples   100 tried, all hold" in good
+    assert " tried, FAILED" in bad
+    assert "15 passed" in good
+    assert "14 passed; not applicable: nested" in bad, "no law of the ladder is broken"
+    line = total(Report([report("longest"), report("pairing")]))
+    assert "0 broken, 1 on random examples; " in line
+    assert line.endswith("FAILED: pairing")
+
+
+def test_the_plainest_example_is_shown():
+    cases = [Case(dtype="float16"), Case(2, 2), Case(degenerate="all tokens are zero"), Case(1, 1, (3, 3)), Case(1, 1, (2, 3))]
+    found = MethodReport("x", None)
+    found.laws.failures = [Failure(f"law {i}", f"returned ({i}, 1, 2)", case) for i, case in enumerate(cases)]
+    lines = block(found)
+    assert "  FAILED law 0, law 1, law 2, law 3, law 4" in lines, "shapes apart, one finding"
+    assert "    but returned (4, 1, 2)" in lines, "the reason is that of the example"
+    assert "    smallest example: B=1 G=1 N=6 (2 x 3) k=2 float32" in lines
+
+
+@pytest.mark.parametrize("name", ["chatty", "informing"])
+def test_of_a_message_only_the_first_line_is_shown(name: str):
+    text = "\n".join(block(report(name)))
+    assert "second line" not in text
+    assert all("\n" not in f.explanation for f in report(name).failures)
+
+
+def test_a_malformed_result_is_no_refusal_of_the_input():
+    found = conformance.check_method(methods()["short"], FILE, None, fuzz=0, model=True)
+    said = [f.explanation for f in found.around.failures]
+    assert any("its result was refused: 'short' returned" in text for text in said)
+    assert not any("refused what it must accept" in text for text in said)
 
 
 def test_the_code_of_an_example_makes_its_tensors():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from conftest import ROOT
 from script_vlmeval import conformance
 from script_vlmeval.cli import main
 from script_vlmeval.conformance import loading
+from script_vlmeval.conformance.report import block, command
 from script_vlmeval.errors import UserError
-from script_vlmeval.methods import METHODS
+from script_vlmeval.methods import METHODS, catalogue
 
 GOOD = """
 from dataclasses import dataclass
@@ -145,7 +147,23 @@ def test_two_files_of_one_name_are_two_methods(own, tmp_path: Path):
         ("def f(:\n    pass\n", r"mine\.py:1: SyntaxError"),
         ("import no_such_package\n", r"mine\.py:1: ModuleNotFoundError"),
         ("from script_vlmeval.methods import Method\n", "defines no method"),
-        (GOOD.replace("Loudest", "Script"), "Two methods are called 'script'"),
+        (GOOD.replace("Loudest", "Script"), r"mine\.py: a method called 'script' is registered already: rename the class"),
+        (
+            GOOD.replace("    power", "    needs = frozenset({'salience'})\n    power"),
+            "Unknown field .*'salience'. Did you mean 'saliency'",
+        ),
+        (GOOD.replace("    power", "    needs = 'saliency'\n    power"), "as a set of strings"),
+        (GOOD.replace("    power", "    needs = {'tokens'}\n    power"), "'tokens' in `needs`, which comes by itself"),
+        (
+            GOOD.replace("def score", "def scores"),
+            "'loudest' overrides none of score, order, select, reduce: override exactly one",
+        ),
+        (
+            GOOD + "\n    def select(self, visual, k):\n        ...\n",
+            "'loudest' overrides score and select: override exactly one",
+        ),
+        (GOOD + "\n    def __post_init__(self):\n        1 / 0\n", "cannot be made: ZeroDivisionError: division by zero"),
+        ("raise ValueError('one\\ntwo')\n", "ValueError: one$"),
         (GOOD + "\nraise SystemExit(3)\n", r"mine\.py:\d+: SystemExit"),
         (GOOD.replace("power: float = 2.0", "power: float"), "no default for power"),
     ],
@@ -173,7 +191,94 @@ def test_what_cannot_work_is_one_line_and_status_2(argv: list[str], part: str, c
     assert err.count("\n") == 1
 
 
-def test_all_are_all_registered_ones():
-    from script_vlmeval.methods import catalogue
+@pytest.mark.parametrize(
+    ("name", "words"), [("here", "here is a folder"), ("here.py", "here.py is a folder"), ("mine.txt", "must end in .py")]
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_what_is_no_python_file(name: str, words: str, absolute: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    if path.suffix == ".txt":
+        path.write_text(GOOD)
+    else:
+        path.mkdir()
+    with pytest.raises(UserError, match=words):
+        loading.resolve([str(path) if absolute else name])
 
+
+def test_a_name_that_is_taken_is_told_without_internal_names(own):
+    with pytest.raises(UserError) as error:
+        loading.load(own(GOOD.replace("Loudest", "Script"), "mine.py"))
+    assert "_own_" not in str(error.value)
+    assert "script_vlmeval" not in str(error.value)
+
+
+def test_a_file_may_inherit_and_add_to_what_it_inherits(own):
+    text = GOOD + "\nclass Sorted(Loudest):\n    def order(self, visual, k):\n        return super().order(visual, k)\n"
+    text += "\nclass Louder(Loudest):\n    pass\n"
+    assert {m.name for m, _ in loading.load(own(text))} == {"loudest", "sorted", "louder"}
+
+
+@pytest.mark.parametrize("name", sorted(catalogue()))
+def test_a_registered_method_is_held_to_what_a_file_is(name: str):
+    loading.examine(METHODS[name])
+
+
+def test_a_file_may_import_its_neighbours_and_each_folder_has_its_own(own, tmp_path: Path):
+    text = GOOD.replace("    power: float = 2.0", "    power: float = neighbour.POWER").replace(
+        "from data", "import neighbour\nfrom data"
+    )
+    (tmp_path / "other").mkdir()
+    own("POWER = 3.0", "neighbour.py"), own("POWER = 4.0", "other/neighbour.py")
+    before = list(sys.path)
+    found = loading.resolve([own(text), own(text, "other/loudest.py")])
+    assert [m.power for m, _ in found] == [3.0, 4.0]
+    assert sys.path == before
+    assert "neighbour" not in sys.modules
+
+
+def test_a_file_is_run_once(own, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    path = own(f"with open({str(tmp_path / 'runs')!r}, 'a') as file:\n    file.write('x')\n" + GOOD)
+    assert command([str(path)], None, quiet=True, fuzz=1) == 0
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+# -- parameters ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("script", {"merge": "mean"}), ("cdpruner", {"centre": "minmax"}), ("divprune", {"centre": "sigmoid", "merge": "mean"})],
+)
+def test_variants_of_registered_methods_keep_the_laws(name: str, params: dict[str, str]):
+    (found,) = conformance.check([name], fuzz=10, params=params).methods
+    assert found.ok, found.failures
+    assert found.no_recordings == "not compared: parameters given"
+    assert block(found)[0] == f"{name} {' '.join(f'{k}={v}' for k, v in params.items())}"
+
+
+def test_parameters_of_a_file_of_one_s_own(own):
+    path = own(GOOD)
+    ((method, _),) = loading.load(path, {"power": 3, "merge": "mean"})
+    assert method.parameters() == {"power": 3, "merge": "mean"}
+    ((method, _),) = loading.load(own(GOOD.replace("power: float = 2.0", "power: float")), {"power": 3})
+    assert method.power == 3
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"powr": 2}, "Unknown parameter of method 'loudest': 'powr'. Did you mean 'power'"),
+        ({"power": "much"}, "takes power as float"),
+    ],
+)
+def test_parameters_that_a_file_does_not_take(own, params: dict[str, object], words: str):
+    with pytest.raises(UserError, match=words):
+        loading.load(own(GOOD), params)
+
+
+def test_parameters_that_a_registered_method_does_not_take():
+    with pytest.raises(UserError, match="Unknown parameter of method 'script'"):
+        conformance.check(["script"], params={"nowhere": 1})
+
+
+def test_all_are_all_registered_ones():
     assert [m.name for m, _ in loading.resolve(["all", "script"])] == sorted(catalogue())

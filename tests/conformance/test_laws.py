@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import models
 import pytest
 
 from script_vlmeval.conformance import EXAMPLES, around, check_law, laws
+from script_vlmeval.conformance.cases import Case, build
 from script_vlmeval.conformance.fuzz import fuzz
 from script_vlmeval.conformance.outcome import NotApplicable
-from script_vlmeval.methods import METHODS, Method, catalogue, get_method, sources
+from script_vlmeval.methods import METHODS, Method, Visual, catalogue, get_method, sources
 from script_vlmeval.tiny import ASSETS
 
 NAMES = sorted(catalogue())
@@ -38,6 +40,21 @@ def test_the_suite_covers_what_is_registered():
 def test_a_file_is_called_like_its_method(name: str):
     """Otherwise a result's fingerprint would not notice that the method was edited."""
     assert sources(name)
+
+
+def test_a_method_is_given_what_it_declares_and_what_comes_with_it():
+    given = {f.name for f in fields(Visual) if getattr(build(Case(), {"query", "layer_keys"}), f.name) is not None}
+    assert given == {"tokens", "grid", "sign", "shown", "tiles", "query", "query_mask", "layer_keys", "text_keys"}
+
+
+@pytest.mark.parametrize("name", ["tokens", "keys", "query", "saliency", "attention", "encoded", "encoder_keys", "layer_keys"])
+def test_images_differ_in_scale_and_offset(name: str):
+    """So that statistics over the batch are those of none of its images."""
+    x = getattr(build(Case(b=3, grid=(5, 5))), name).flatten(1)
+    low, scale = x.mean(1), x.std(1)
+    assert bool((low.diff().abs() > 0.1).all())
+    assert bool((scale[1:] > 1.1 * scale[:-1]).all())
+    assert name not in ("saliency", "attention") or bool((x >= 0).all())
 
 
 @contextmanager
