@@ -3,6 +3,7 @@
 All are batched over leading dimensions, run in float32 whatever the input, and never ask the device for a value inside a loop.
 """
 
+from .basic import asked as asked
 from .basic import relevance as relevance
 from .basic import snapped as snapped
 from .basic import unit as unit

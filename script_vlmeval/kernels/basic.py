@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -36,6 +37,14 @@ def diagonal(weight: Tensor, real: Tensor) -> Tensor:
     return weight * weight * real
 
 
+def asked(query: Tensor | None, query_mask: Tensor | None, instead: str = "diversity") -> TypeGuard[Tensor]:
+    """Whether any sample has a question. If none has, a warning says what tokens are selected by instead."""
+    if query is not None and (query_mask is None or bool(query_mask.any())):
+        return True
+    warnings.warn(f"no question text to condition on: tokens are selected by {instead} alone", stacklevel=4)
+    return False
+
+
 def relevance(
     keys: Tensor | None, query: Tensor | None, query_mask: Tensor | None = None, *, sign: int = 1, per_tile: bool = False
 ) -> Tensor | None:
@@ -45,9 +54,10 @@ def relevance(
     tile; 1e-6 is added to the numerator only, as CDPruner's release does. A range below 1e-6 gives 1 everywhere (plain
     diversity), where the release divides by zero. None, with a warning, where there is no question.
     """
-    if keys is None or query is None or (query_mask is not None and not bool(query_mask.any())):
-        warnings.warn("no question text to condition on: tokens are selected by diversity alone", stacklevel=3)
+    query = None if keys is None else query
+    if not asked(query, query_mask):
         return None
+    assert keys is not None
     rows = unit(query)
     if query_mask is None:
         direction = rows.mean(1)

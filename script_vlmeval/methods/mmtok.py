@@ -7,7 +7,6 @@ embedding space, and for another visual token in the encoder's.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -59,13 +58,12 @@ class MMTok(Method):
         assert visual.encoded is not None
         encoded = kernels.unit(visual.encoded)
         tile = (encoded @ encoded.transpose(-1, -2)).div(self.t_vv).softmax(-1) / visual.shape[2]
-        if visual.query is None or (visual.query_mask is not None and not bool(visual.query_mask.any())):
-            warnings.warn("no question text to condition on: tokens are selected by coverage alone", stacklevel=3)
+        query, asked = visual.query, visual.query_mask
+        if not kernels.asked(query, asked, "coverage"):
             return tile
-        asked = visual.query_mask
         if asked is None:
-            asked = torch.ones(visual.query.shape[:2], dtype=torch.bool, device=visual.query.device)
-        words = kernels.unit(visual.query.masked_fill(~asked[..., None], 0))
+            asked = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device)
+        words = kernels.unit(query.masked_fill(~asked[..., None], 0))
         likeness = torch.einsum("bmc,bgnc->bgmn", words, kernels.unit(visual.keys))
         per_word = asked / asked.sum(-1, keepdim=True).clamp_min(1)  # words that are padding count 0
         cover = likeness.div(self.t_tv).softmax(-1) * per_word[:, None, :, None]

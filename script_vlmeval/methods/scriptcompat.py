@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -45,9 +44,9 @@ def raw_relevance(visual: Visual, sign: int, *, half: bool) -> Tensor | None:
     a warning, where there is no question; an image without one is weighed equally everywhere.
     """
     keys, query, mask = visual.keys, visual.query, visual.query_mask
-    if keys is None or query is None or (mask is not None and not bool(mask.any())):
-        warnings.warn("no question text to condition on: tokens are selected by diversity alone", stacklevel=3)
+    if not kernels.asked(query, mask):
         return None
+    assert keys is not None
     real = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device) if mask is None else mask
     rows = query.float().masked_fill(~real[..., None], 0)
     require_finite(rows, "the question's embeddings")
