@@ -31,6 +31,12 @@ def unit(x: Tensor) -> Tensor:
     return torch.div(x, norm.clamp_min(EPS))
 
 
+def require_picks(k: int, n: int) -> None:
+    """UserError for a number of picks that n tokens cannot give."""
+    if not 1 <= k <= n:
+        raise UserError(f"cannot pick {k} of {n} tokens")
+
+
 def diagonal(weight: Tensor, real: Tensor) -> Tensor:
     """The diagonal of diag(w) S diag(w): w^2, and 0 where a token is not `real` (of no length). Not taken from a product, whose
     rounding would decide among equal weights."""

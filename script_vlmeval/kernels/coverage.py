@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from .basic import require_picks
 
 _CACHED = 1 << 20  # numbers that stay in a processor's cache, roughly
 
@@ -20,8 +20,7 @@ def greedy_cover(similarity: Tensor, k: int, *, weight: Tensor | None = None, al
     as there are any; the others follow by the same rule, so the picks are always k distinct tokens. Cost is k M N.
     """
     rows, _, n = similarity.shape
-    if not 1 <= k <= n:
-        raise UserError(f"cannot pick {k} of {n} tokens")
+    require_picks(k, n)
     if rows == 1 or similarity.device.type != "cpu" or similarity.numel() <= _CACHED:
         return _cover(similarity, k, weight, allowed)
     weights = [None] * rows if weight is None else weight.split(1)

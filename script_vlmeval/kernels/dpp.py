@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from . import fused, on_cpu
-from .basic import EPS, FLOOR, diagonal, unit
+from .basic import EPS, FLOOR, diagonal, require_picks, unit
 
 
 def greedy_map(
@@ -30,17 +29,12 @@ def greedy_map(
     tokens, and those of a smaller k are their prefix. Raises UserError for k out of range and, on a CPU, for NaN and infinity; on
     other devices, which are not asked in between, those give picks out of range, which a method's guards refuse.
     """
-    _check(features, k)
+    require_picks(k, features.shape[1])
     if features.device.type == "cpu":
         return on_cpu.greedy_map(on_cpu.Kernels(features, weight), k, allowed, forced)
     if fused.serves(features):
         return fused.greedy_map(features, weight, k, allowed, forced)
     return _stepwise(unit(features), weight, k, allowed, forced)
-
-
-def _check(features: Tensor, k: int) -> None:
-    if not 1 <= k <= features.shape[1]:
-        raise UserError(f"cannot pick {k} of {features.shape[1]} tokens")
 
 
 def _stepwise(a: Tensor, weight: Tensor | None, k: int, allowed: Tensor | None, forced: Tensor | None) -> Tensor:
@@ -82,7 +76,7 @@ def greedy_repeated(features: Tensor, weight: Tensor, k: int) -> Tensor:
     so what two picks share is subtracted twice, scores fall below zero, and from then on nothing changes: the rest follows the
     frozen scores, ties to the lower index. Raises UserError for k out of range, NaN and infinity.
     """
-    _check(features, k)
+    require_picks(k, features.shape[1])
     if features.device.type == "cpu":
         return on_cpu.greedy_repeated(on_cpu.Kernels(features, weight), k)
     return _repeated_stepwise(unit(features), weight, k)

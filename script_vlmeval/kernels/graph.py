@@ -20,10 +20,15 @@ def bipartite_redundancy(features: Tensor, tau: float, gamma: float, *, both: bo
     return score
 
 
-def _degree_score(similarity: Tensor, tau: float, gamma: float) -> Tensor:
+def _edges(similarity: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Number and mean of the similarities >= tau in each row; mean 0 where there are none."""
     near = similarity >= tau
     degree = near.sum(-1)
-    mean = similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
+    return degree, similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
+
+
+def _degree_score(similarity: Tensor, tau: float, gamma: float) -> Tensor:
+    degree, mean = _edges(similarity, tau)
     score = degree / max(similarity.shape[-1], 1) * torch.exp(gamma * (mean - tau))
     return score.masked_fill(degree == 0, 0)
 
@@ -35,8 +40,6 @@ def full_redundancy(features: Tensor, tau: float, gamma: float, least: int) -> T
     A, or the mean of A and its mean similarity to all where c < least.
     """
     similarity = torch.bmm(features, features.transpose(1, 2))
-    near = similarity >= tau
-    degree = near.sum(-1)
-    mean = similarity.masked_fill(~near, 0).sum(-1) / degree.clamp_min(1)
+    degree, mean = _edges(similarity, tau)
     score = degree * torch.exp(gamma * (mean - tau))
     return torch.where(degree >= least, score, (score + similarity.mean(-1)) / 2)

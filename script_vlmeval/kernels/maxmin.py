@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from . import fused
-from .basic import snapped
+from .basic import require_picks, snapped
 
 _WHOLE = 4096  # tokens of a tile up to which all distances are kept
 _BLOCK = 256  # rows of similarities at a time; not adapted to the batch, or batch mates would change the rounding
@@ -24,8 +23,7 @@ def farthest_first(features: Tensor, k: int, *, gate: Tensor | None = None) -> T
     Distances are `snapped`, so copies of one token are at distance 0; zero rows are at distance 1 from every token.
     """
     rows, n, _ = features.shape
-    if not 1 <= k <= n:
-        raise UserError(f"cannot pick {k} of {n} tokens")
+    require_picks(k, n)
     if fused.serves(features):
         return fused.farthest_first(features, k, gate)
     features = features.float()

@@ -60,12 +60,17 @@ class CDPruner(Method):
 
 def check_conditioning(name: str, sign: int | None, scope: str, relevance: str) -> None:
     """UserError for values that relevance cannot take."""
-    if sign not in (None, 1, -1):
-        raise UserError(f"'{name}' takes sign 1, -1 or none (the model's own), not {sign!r}.")
+    check_sign(name, sign)
     if scope not in ("image", "tile"):
         raise UserError(f"'{name}' has scope 'image' or 'tile', not {scope!r}.")
     if relevance not in ("auto", "clip", "llm"):
         raise UserError(f"'{name}' takes relevance from 'auto', 'clip' or 'llm', not {relevance!r}.")
+
+
+def check_sign(name: str, sign: int | None) -> None:
+    """UserError for a sign that relevance cannot have."""
+    if sign not in (None, 1, -1):
+        raise UserError(f"'{name}' takes sign 1, -1 or none (the model's own), not {sign!r}.")
 
 
 def conditioned(visual: Visual, sign: int | None, *, per_tile: bool) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import kernels
 from .base import Method, Visual, require_finite
-from .cdpruner import check_conditioning
+from .cdpruner import check_sign
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScriptCompat(Method):
     sign: int | None = None
 
     def __post_init__(self) -> None:
-        check_conditioning(self.name, self.sign, "tile", "auto")
+        check_sign(self.name, self.sign)
 
     def order(self, visual: Visual, k: int) -> Tensor:
         b, g, n = visual.shape

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import kernels
 from .base import Method, Visual
-from .cdpruner import check_conditioning
+from .cdpruner import check_sign
 from .scriptcompat import raw_relevance
 
 
@@ -33,7 +33,7 @@ class ScriptFigure(Method):
     sign: int = 1
 
     def __post_init__(self) -> None:
-        check_conditioning(self.name, self.sign, "tile", "auto")
+        check_sign(self.name, self.sign)
 
     def select(self, visual: Visual, k: int) -> Tensor:
         b, g, _ = visual.shape

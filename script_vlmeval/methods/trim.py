@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from ._layout import positions
 from .base import Method, Reduced, Visual, require_finite, take
+from .cdpruner import check_sign
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class TRIM(Method):
     sign: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sign not in (None, 1, -1):
-            raise UserError(f"'{self.name}' takes sign 1, -1 or none (the model's own), not {self.sign!r}.")
+        check_sign(self.name, self.sign)
 
     def reduce(self, visual: Visual, k: int) -> Reduced:
         assert visual.encoded is not None
