@@ -197,6 +197,12 @@ def _visual(device: str, n: int = 576) -> Visual:
         text_keys=normal(1, 40, 4096),
         layer_keys=normal(1, 1, n, 4096),
         norm=lambda x: x,
+        ahead=normal(1, 1, n).softmax(-1),
+        text_attention=normal(1, 1, n, 40).softmax(2),
+        given=normal(1, 1, n, 4096),
+        text_given=normal(1, 40, 4096),
+        image=torch.zeros(1, 1, n, dtype=torch.long, device=device),
+        frame=torch.zeros(1, 1, n, dtype=torch.long, device=device),
     )
 
 

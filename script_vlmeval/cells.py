@@ -1,9 +1,10 @@
 """Names and grids: 'tiny_script_16' <-> Config, a YAML study -> configurations and benchmarks.
 
-The grammar is `<model>_<method>_<budget>` or `<model>_full`; ids are lower case letters and digits. A budget is a number of
-visual tokens per image ('16'), a share of the image's own tokens ('25pct', '12.5pct') or a published layer schedule ('r75k2':
-75 % removed from layer 2 on). Each budget has one spelling, so that one configuration has one folder. Only the form is checked
-here: whether a model or method exists is for the registries that know.
+The grammar is `<model>_<method>_<budget>` or `<model>_full`; ids are lower case letters and digits, and two methods joined by +
+make a hybrid ('llava_script+fastv_64'). A budget is a number of visual tokens per image ('16'), a share of the image's own
+tokens ('25pct', '12.5pct') or a published layer schedule ('r75k2': 75 % removed from layer 2 on). Each budget has one spelling,
+so that one configuration has one folder. Only the form is checked here: whether a model or method exists is for the registries
+that know.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ Scalar: TypeAlias = str | int | float | bool
 FULL = "full"
 FORM = "<model>_<method>_<budget> (for example tiny_script_16) or <model>_full"
 _ID = re.compile(r"[a-z0-9]+")
+_METHOD = re.compile(r"[a-z0-9]+(\+[a-z0-9]+)?")
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-_BUDGET = re.compile(rf"(?P<count>[0-9]+)|(?P<share>{_NUMBER})pct|r(?P<removed>{_NUMBER})k([0-9]{{1,4}})")
+_BUDGET = re.compile(rf"(?P<count>[0-9]+)|(?P<share>{_NUMBER})pct|r(?P<removed>{_NUMBER})k(?P<first>[0-9]{{1,4}})")
 _RANGES = {  # the most that each kind may be, and how to say it
     "count": (10**9 - 1, "at least 1 visual token, and fewer than a billion"),
     "share": (100, "between 1 and 100 percent"),
-    "removed": (99, "between 1 and 99 percent"),
+    "removed": (100, "between 1 and 100 percent"),
 }
 _STUDY_KEYS = ("models", "methods", "budgets", "full", "configs", "data", "options")
 
@@ -90,7 +92,7 @@ def tokens(budget: str, n_visual: int) -> int:
     """Visual tokens that a budget means for an image of `n_visual` of them: '64' -> 64, '25pct' -> a quarter, '' -> all.
 
     Shares are rounded to the nearest token (halves up); the answer is at least 1. UserError for a layer schedule: how many
-    tokens it leaves depends on the layer, so only the method's plan can say.
+    tokens it leaves depends on the layer, so only the method's plan can say (`schedule`).
     """
     if budget.endswith("pct"):
         share = Decimal(budget.removesuffix("pct")) * n_visual / 100
@@ -98,6 +100,13 @@ def tokens(budget: str, n_visual: int) -> int:
     if budget.startswith("r"):
         raise UserError(f"The budget '{budget}' is a schedule over layers: give a number of visual tokens or a share.")
     return max(1, int(budget) if budget else n_visual)
+
+
+def schedule(budget: str) -> tuple[float, int] | None:
+    """What a layer schedule says, 'r75k2' -> (0.75, 2): the share removed and the first layer without it; None for others."""
+    if not (match := _BUDGET.fullmatch(budget)) or match["removed"] is None:
+        return None
+    return float(Decimal(match["removed"]) / 100), int(match["first"])
 
 
 def parse_params(pairs: Sequence[str]) -> dict[str, Scalar]:
@@ -136,7 +145,7 @@ def read_study(path: Path, options: Collection[str] | None = None) -> Study:
 
 
 def _check_id(name: str, kind: str, part: str) -> None:
-    if _ID.fullmatch(part):
+    if (_METHOD if kind == "method" else _ID).fullmatch(part):
         return
     if _ID.fullmatch(part.lower()):
         raise UserError(f"The {kind} '{part}' in '{name}' has upper case letters: write '{name.lower()}'.")
@@ -167,11 +176,14 @@ def check_budget(budget: str, name: str = "") -> str:
     if not (match := _BUDGET.fullmatch(budget)):
         raise UserError(f"{start} {_why_no_budget(budget)}")
     kind, number = next((kind, text) for kind, text in match.groupdict().items() if text)
+    first = int(match["first"] or 1)
+    if first < 1:
+        raise UserError(f"{start} begins at layer 0, before any attention can be looked at: the first layer is at least 1.")
     most, allowed = _RANGES[kind]
     if not 1 <= Decimal(number) <= most:
         raise UserError(f"{start} is out of range: it must be {allowed}.")
     value = f"{Decimal(number).normalize():f}"
-    canonical = {"count": value, "share": f"{value}pct", "removed": f"r{value}k{int(match[4] or 0)}"}[kind]
+    canonical = {"count": value, "share": f"{value}pct", "removed": f"r{value}k{first}"}[kind]
     if budget != canonical:
         raise UserError(f"{start} has superfluous zeros: write '{canonical}', so that results stay in one folder.")
     return budget

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 some cells failed, 2 the user must change something."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    said = set[str]()
     try:
-        return _dispatch(parser().parse_args(argv))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _warn(str(message), said)
+            return _dispatch(parser().parse_args(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -98,9 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _warn(message: str, said: set[str]) -> None:
+    """Each warning once, in plain words."""
+    if message not in said:
+        said.add(message)
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def _dispatch(args: argparse.Namespace) -> int:
     if args.list:
-        _list(args.list)
+        from .listing import tell
+
+        tell(args.list)
         return 0
     _check_flags(args)
     if args.command == "conformance":
@@ -175,11 +188,11 @@ def _integer(key: str, value: Any, least: int) -> int | None:
 
 def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Config]:
     """Each configuration with those of the parameters that its method has. UserError for one that no method here has."""
-    from .methods import catalogue
+    from .methods import info
 
     if not params:
         return configs
-    known = {m.name: {p for p, _ in m.params} for m in catalogue().values()}
+    known = {c.method: {p for p, _ in m.params} for c in configs if (m := info(c.method))}
     everything = set().union(*(known.get(c.method, set()) for c in configs))
     for name in params:
         if name not in everything:
@@ -199,8 +212,9 @@ def _check_names(configs: Sequence[Config]) -> None:
 
     for config in configs:
         backbone(config.model)
-        if config.method not in catalogue():
-            raise unknown("method", config.method, catalogue(), f"(in '{config}'; see --list methods)")
+        for part in config.method.split("+"):
+            if part not in catalogue():
+                raise unknown("method", part, catalogue(), f"(in '{config}'; see --list methods)")
 
 
 def _checkpoints(pairs: Sequence[str]) -> dict[str, str]:
@@ -285,8 +299,8 @@ def _conformance(args: argparse.Namespace) -> int:
 
 def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, checkpoints: dict[str, str]) -> int:
     from .benchmarks import resolve
+    from .runtime import method_of
     from .store import CellStore, read_json
-    from .sweep import method_of
 
     for config in configs:
         method_of(config, checkpoints)
@@ -302,40 +316,3 @@ def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, ch
     print(", ".join(f"{n} {state}" for state, n in states.items()))
     print("Only looked at what is on disk: settings are not compared, data and names known to VLMEvalKit alone are not checked.")
     return 0
-
-
-def _list(what: str) -> None:
-    rows = {"models": _models, "methods": _methods, "data": _data}[what]()
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
-
-
-def _models() -> list[tuple[str, ...]]:
-    from .backbones import BACKBONES
-
-    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "ABOUT")
-    return [head, *((b.id, b.family, str(b.visual), b.summary) for b in BACKBONES.values())]
-
-
-def _methods() -> list[tuple[str, ...]]:
-    from .methods import catalogue
-
-    head = ("METHOD", "ABOUT", "NEEDS", "PARAMETERS")
-    rows = [
-        (m.name, m.summary, ", ".join(m.needs) or "-", ", ".join(f"{k}={v}" for k, v in m.params) or "-")
-        for m in catalogue().values()
-    ]
-    return [head, *rows]
-
-
-def _data() -> list[tuple[str, ...]]:
-    from .benchmarks import BENCHMARKS
-
-    folder = Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
-    rows: list[tuple[str, ...]] = [("BENCHMARK", "VLMEVALKIT NAME", "QUESTIONS", "METRIC", "STATE", "NOTE")]
-    for b in BENCHMARKS.values():
-        there = "made on demand" if b.kind == "embedded" else "not yet" if b.kind == "planned" else None
-        state = there or ("present" if (folder / f"{b.host}.tsv").is_file() else "missing")
-        rows.append((b.name, b.host, b.questions, b.metric, state, b.note))
-    return rows

@@ -1,7 +1,7 @@
 """Encode once, prune many: within this context a module that sees the same tensor again returns the same output again.
 
 The memo holds a few outputs of one batch. It wraps the `forward` of vision tower and projector, so hooks on them still run, and
-returns the very objects that the modules returned, whatever transformers makes of them.
+returns the very objects that the modules returned, with what was written into them since put right.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .methods import Method, Visual
 from .query import QuerySource
 
+_TABLE = 4096  # values
 _KEPT = 4  # outputs per module: a batch, parts of it asked again after a failure, and what methods run for themselves
 
 
@@ -38,29 +40,43 @@ def encode_once(*modules: nn.Module) -> Iterator[None]:
 
 
 def _memoised(forward: Callable[..., Any]) -> Callable[..., Any]:
-    seen: deque[tuple[Tensor, Any, Any]] = deque(maxlen=_KEPT)
+    seen: deque[tuple[list[Tensor], Any, Any]] = deque(maxlen=_KEPT)
 
     @functools.wraps(forward)
     def once(*args: Any, **kwargs: Any) -> Any:
         given = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         rest = [repr(a) for a in args if not isinstance(a, Tensor)]
         rest += [f"{name}={a!r}" for name, a in sorted(kwargs.items()) if not isinstance(a, Tensor)]
-        if len(given) != 1:
+        if not given:
             return forward(*args, **kwargs)
         for i, entry in enumerate(seen):
-            if entry[1] == rest and _same(entry[0], given[0]):
+            if entry[1] == rest and len(entry[0]) == len(given) and all(map(_same, entry[0], given)):
                 del seen[i]
                 seen.append(entry)  # what is used again outlives what is not
-                return entry[2]
+                return _as_it_was(*entry[2])
         output = forward(*args, **kwargs)
-        seen.append((given[0], rest, output))  # holding the input keeps its memory from being given to another tensor
+        fields = dict(output) if isinstance(output, Mapping) else {}
+        seen.append((given, rest, (output, fields)))  # holding the input keeps its memory from being given to another tensor
         return output
 
     return once
 
 
+def _as_it_was(output: Any, fields: Mapping[str, Any]) -> Any:
+    """A module's output again; models write into some of its fields."""
+    for name, value in fields.items():
+        if output[name] is not value:
+            output[name] = value
+    return output
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether both are views of the same memory; compares no values, so it costs nothing on a device."""
+    """Whether both are views of the same memory, or small tables of whole numbers (sizes of pictures) that are equal.
+
+    Values of pictures are not compared, so it costs nothing on a device.
+    """
+    if a.dtype == b.dtype == torch.long and a.numel() <= _TABLE:
+        return torch.equal(a, b)
     return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype)
 
 

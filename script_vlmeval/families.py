@@ -1,15 +1,16 @@
 """Where each transformers family keeps its visual tokens, and what it can offer to methods.
 
 A family is a record; the hooks in `prune.py` are the same for all. Positions: `renumber` counts 0, 1, 2... over the shortened
-sequence (LLaVA-1.5, as the releases do); `keep` leaves every kept token its place.
+sequence (LLaVA-1.5, as the releases do); `keep` leaves every kept token its place, on all three axes where positions have those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from .errors import UserError, unknown
@@ -25,6 +26,10 @@ class Group:
     grid: tuple[int, int] | None  # rows, columns of a tile
 
 
+# model, prompt ids (B, L), positions as the language model gets them -> images of equal shape together, in the batch's order
+Split: TypeAlias = Callable[[nn.Module, Tensor, Tensor | None], list[Group]]
+
+
 @dataclass(frozen=True)
 class Family:
     """One transformers `model_type`."""
@@ -32,7 +37,15 @@ class Family:
     name: str
     positions: Literal["renumber", "keep"]
     offers: frozenset[str]  # optional Visual fields
-    split: Callable[[nn.Module, Tensor], list[Group]]  # visual mask (B, L) -> groups, images in the order of the batch
+    split: Split
+    vision: tuple[str, ...]  # modules of the vision side, which see each picture once
+    pictures: tuple[str, ...]  # arguments that pictures come in
+    adds_again: bool = False  # the language model adds visual features to its early layers' outputs too (DeepStack)
+
+    def deepstack(self, model: nn.Module) -> int:
+        """After how many layers visual features are added again."""
+        vision: Any = model.config.vision_config  # type: ignore[union-attr]
+        return len(vision.deepstack_visual_indexes) if self.adds_again else 0
 
     def require(self, method: str, needs: Iterable[str]) -> None:
         """UserError when the family cannot give what the method reads, naming the methods that it can serve."""
@@ -43,13 +56,14 @@ class Family:
             )
 
 
-def _split_llava(model: nn.Module, visual: Tensor) -> list[Group]:
+def _split_llava(model: nn.Module, ids: Tensor, positions: Tensor | None) -> list[Group]:
     """One tile per image, its side the tower's image size over its patch size."""
     config: Any = model.config
     if (strategy := getattr(config, "vision_feature_select_strategy", "default")) != "default":
         raise UserError(
             f"This checkpoint shows the language model '{strategy}' vision features; only 'default', patches without CLS."
         )
+    visual = visual_mask(model, ids)
     vision: Any = config.vision_config
     side = vision.image_size // vision.patch_size
     n = side * side
@@ -59,16 +73,51 @@ def _split_llava(model: nn.Module, visual: Tensor) -> list[Group]:
     return [Group(row.view(-1, n)[:, 0], column.view(-1, 1, n), (side, side))]
 
 
-_LLAVA = frozenset(
-    "keys query attention encoded encoder_keys saliency cls project resized seed text text_keys layer_keys norm".split()
-)
+def _split_qwen(model: nn.Module, ids: Tensor, positions: Tensor | None) -> list[Group]:
+    """A run of placeholders is an image of one tile, or a video of one per temporal patch. Heights and widths are read off the
+    positions, which every version hands to the language model; the processor's grids do not get that far."""
+    visual = visual_mask(model, ids)
+    row, column = visual.nonzero(as_tuple=True)
+    if not len(row):
+        return []
+    if positions is None or positions.ndim != 3:
+        raise UserError(
+            "The visual tokens have no positions on three axes: give mm_token_type_ids and grids as the processor does."
+        )
+    begins = torch.ones_like(row, dtype=torch.bool)
+    begins[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1] + 1)
+    run = begins.long().cumsum(0) - 1
+    first = begins.nonzero()[:, 0]
+    sides = [_extent(axis.expand_as(ids)[row, column], run, len(first)) for axis in positions[-2:]]
+    length = torch.bincount(run)
+    found: dict[tuple[int, int, int], list[int]] = {}
+    for i, (n, h, w) in enumerate(torch.stack([length, *sides], 1).tolist()):
+        if n % (h * w):
+            raise UserError(f"The prompt holds {n} placeholders for an image of {h} x {w} visual tokens: was it truncated?")
+        found.setdefault((n, h, w), []).append(i)
+    groups = []
+    for (n, h, w), runs in found.items():
+        start = first[runs]
+        at = column[start[:, None] + torch.arange(n, device=ids.device)]
+        groups.append(Group(row[start], at.view(len(runs), -1, h * w), (h, w)))
+    return groups
+
+
+def _extent(places: Tensor, run: Tensor, runs: int) -> Tensor:
+    """(runs,) how far each run's places on an axis reach."""
+    low, high = (places.new_zeros(runs).scatter_reduce(0, run, places, how, include_self=False) for how in ("amin", "amax"))
+    return high - low + 1
+
+
+_INSIDE = frozenset("attention ahead text text_keys text_attention layer_keys given image frame norm seed".split())
+_LLAVA = _INSIDE | frozenset("keys query encoded encoder_keys saliency cls project resized".split())
+_QWEN = _INSIDE | frozenset("keys query".split())  # relevance from the language model's embeddings alone
+_VISUAL = (("visual",), ("pixel_values", "image_grid_thw"))
 FAMILIES: dict[str, Family] = {
-    "llava": Family(
-        "llava",
-        "renumber",
-        _LLAVA,
-        _split_llava,
-    ),
+    "llava": Family("llava", "renumber", _LLAVA, _split_llava, ("vision_tower", "multi_modal_projector"), ("pixel_values",)),
+    "qwen2_vl": Family("qwen2_vl", "keep", _QWEN, _split_qwen, *_VISUAL),
+    "qwen2_5_vl": Family("qwen2_5_vl", "keep", _QWEN, _split_qwen, *_VISUAL),
+    "qwen3_vl": Family("qwen3_vl", "keep", _QWEN, _split_qwen, *_VISUAL, adds_again=True),
 }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import attention, families, tower
+from . import attention, families, sequence, tower
 from .errors import UserError
 from .methods import Method, Visual
+from .plans import Unit
 from .query import QuerySource
 
 _IMAGE_SEED = 1_000_003  # images of one sample draw from seeds this far apart
@@ -20,11 +22,35 @@ _FROM_CLS = "_script_vlmeval_from_cls"
 
 @dataclass(frozen=True)
 class Before:
-    """What the layer before a stage inside the language model left for methods to read."""
+    """What can be seen at the entry of a layer: of the layer before it, and of itself."""
 
-    text: Tensor  # (B, L) bool: real text tokens of the prompt
-    attention: Tensor | None  # (B, L) of the last token, heads averaged
-    keys: Tensor | None  # (B, L, H), heads side by side
+    attention: Tensor | None = None  # (B, L) of the last prompt token, in the layer before
+    ahead: Tensor | None = None  # (B, L) the same in the layer itself
+    from_text: list[Tensor] | None = None  # per unit (I, M, L) of the text rows, in the layer before
+    keys: Tensor | None = None  # (B, L, H) of the layer before, heads side by side
+
+
+@dataclass(frozen=True)
+class Text:
+    """The prompt's text behind the visual tokens of each set of a unit, and what the language model was given of both."""
+
+    at: Tensor  # (I, M) where it stands in the current sequence
+    real: Tensor  # (I, M) False = padding
+    given: dict[str, Tensor]  # the Visual fields `given` and `text_given`, where they are needed
+
+    @classmethod
+    def behind(cls, unit: Unit, text: Tensor, x: Tensor, needs: AbstractSet[str]) -> Text:
+        """x (B, L, D) is what enters the language model, text (B, L) marks the prompt's text in it."""
+        row = unit.row[:, None]
+        after = text[unit.row] & (torch.arange(text.shape[1], device=x.device) > unit.at.amax(1, keepdim=True))
+        m = max(1, int(after.sum(1).max()))
+        at = torch.argsort((~after).to(torch.uint8), dim=1, stable=True)[:, :m]
+        given = {"given": x[row, unit.at][:, None], "text_given": x[row, at]} if "given" in needs else {}
+        return cls(at, after.gather(1, at), given)
+
+    def moved(self, row: Tensor, place: Tensor) -> Text:
+        """The same in a shortened sequence, where each old position has its new place (B, L)."""
+        return replace(self, at=place[row[:, None], self.at].clamp_min(0))
 
 
 class Observer:
@@ -44,6 +70,8 @@ class Observer:
         self.selected: Tensor | None = None  # the tower's patch features, as they enter the projector
         self.seen: tower.Seen | None = None
         self.relevance = "none" if "query" not in self.needs else "llm" if query is None else query.name
+        elsewhere = "keys" in self.needs and query is not None and query.name != "llm"  # in a space of the encoder's
+        self._reads_encoded = "encoded" in self.needs or elsewhere
         self._listening = True
 
     def forget(self) -> None:
@@ -51,16 +79,14 @@ class Observer:
         self.selected = self.seen = None
 
     # -- the vision side -----------------------------------------------------------------------------------------------------
-    def hooks(self) -> list[Any]:
+    def hooks(self) -> Iterator[Any]:
         """Handles of the hooks that watch the vision side, only where the method needs it."""
         inner: Any = self.model.model
-        handles: list[Any] = []
-        if {"keys", "encoded"} & self.needs:
-            handles.append(inner.multi_modal_projector.register_forward_pre_hook(self._on_projector))
+        if self._reads_encoded:
+            yield inner.multi_modal_projector.register_forward_pre_hook(self._on_projector)
         if {"saliency", "encoder_keys", "cls", "resized"} & self.needs:
-            handles += tower.watch(self.model)
-            handles.append(inner.vision_tower.register_forward_hook(self._on_tower, with_kwargs=True))
-        return handles
+            yield from tower.watch(self.model)
+            yield inner.vision_tower.register_forward_hook(self._on_tower, with_kwargs=True)
 
     def _on_projector(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._listening:
@@ -107,22 +133,30 @@ class Observer:
             given["shown"] = self._per_image(group, self.shown.to(x.device))
         return Visual(tokens, **given)
 
-    def inside(self, group: families.Group, at: Tensor, x: Tensor, before: Before) -> Visual:
-        """At the entry of a layer, where x (B, L, D) arrives: the survivors `at` (I, n) of each image as one tile."""
-        row = group.row[:, None]
+    def inside(self, unit: Unit, text: Text | None, x: Tensor, before: Before, u: int) -> Visual:
+        """At the entry of a layer, where x (B, L, D) arrives: the sets of a unit, the u-th of all, as one tile each."""
+        row, needs = unit.row[:, None], self.needs
         given: dict[str, Any] = {}
         if before.attention is not None:
-            given["attention"] = before.attention[row, at][:, None]
+            given["attention"] = before.attention[row, unit.at][:, None]
+        if before.ahead is not None:
+            given["ahead"] = before.ahead[row, unit.at][:, None]
         if before.keys is not None:
-            given |= {"layer_keys": before.keys[row, at][:, None], "text_keys": before.keys[group.row]}
-        if "text" in self.needs:
-            after = torch.arange(x.shape[1], device=x.device) > at.amax(1, keepdim=True)
-            given |= {"text": x[group.row], "text_mask": before.text[group.row] & after}
-        if "norm" in self.needs:
+            given["layer_keys"] = before.keys[row, unit.at][:, None]
+        if text is not None:
+            given |= {"text": x[row, text.at], "text_mask": text.real, **text.given}
+            if before.keys is not None:
+                given["text_keys"] = before.keys[row, text.at]
+            if before.from_text is not None:
+                seen = before.from_text[u].transpose(1, 2)  # (I, L, M)
+                given["text_attention"] = sequence.take(seen, unit.at)[:, None]
+        if {"image", "frame"} & needs:
+            given |= {"image": unit.image[:, None], "frame": unit.frame[:, None]}
+        if "norm" in needs:
             given["norm"] = families.language_model(self.model).norm
-        if "seed" in self.needs:
-            given["seed"] = self._seeds(group.row, len(x))
-        return Visual(x[row, at][:, None], **given)
+        if "seed" in needs:
+            given["seed"] = self._seeds(unit.row, len(x))
+        return Visual(x[row, unit.at][:, None], **given)
 
     def _vision(self, group: families.Group) -> dict[str, Any]:
         """What the vision encoder tells: attention received from CLS, keys, CLS itself, and the encoder for other sizes."""
@@ -154,7 +188,9 @@ class Observer:
         asked = [self.question or ""] if self.question is None or isinstance(self.question, str) else list(self.question)
         query, mask = self.query.encode(asked)
         row = group.row // _times(len(x), len(asked), "questions")
-        keys = self.query.keys(self.model, self._encoded(group).flatten(0, 1))
+        keys: Tensor | None = None
+        if self._reads_encoded:
+            keys = self.query.keys(self.model, self._encoded(group).flatten(0, 1))
         keys = tokens if keys is None else keys.unflatten(0, group.at.shape[:2])
         return {"keys": keys, "query": query[row], "query_mask": mask[row], "sign": self.query.sign}
 

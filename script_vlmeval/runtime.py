@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import backbones, tower
+from . import backbones, families, methods, plans, tower
 from .backbones import Backbone
+from .cells import Config
 from .encode import Chosen, QueryOnce, encode_once
 from .errors import UserError
 from .methods import Method
@@ -77,6 +78,7 @@ class Runtime:
 
     def __init__(self, record: Backbone, model: Any, processor: Any, device: str) -> None:
         self.record, self.model, self.processor, self.device = record, model, processor, device
+        self.family = families.family_of(model)
         self._queries: dict[str, QueryOnce] = {}
 
     @classmethod
@@ -133,10 +135,9 @@ class Runtime:
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Within this context the vision tower and projector run once per prepared batch, whatever is asked of it."""
-        inner = self.model.model
-        handles = tower.watch(self.model)
+        handles = tower.watch(self.model) if "saliency" in self.family.offers else []
         try:
-            with encode_once(inner.vision_tower, inner.multi_modal_projector):
+            with encode_once(*(getattr(self.model.model, name) for name in self.family.vision)):
                 yield
         finally:
             for handle in handles:
@@ -148,7 +149,7 @@ class Runtime:
     def encode(self, prepared: Prepared) -> None:
         """Run the vision side of a batch now, inside `batch()`, so that no configuration's time holds it."""
         if "pixel_values" in prepared.inputs:
-            self.model.get_image_features(pixel_values=prepared.inputs["pixel_values"])
+            self.model.get_image_features(**{name: prepared.inputs[name] for name in self.family.pictures})
 
     @torch.inference_mode()
     def answer(
@@ -164,7 +165,7 @@ class Runtime:
         context = pruning(
             self.model,
             method,
-            budget or self.record.visual,
+            budget or "100pct",
             seed=seeds,
             question=prepared.questions,
             query=self._query(method.source()) if {"keys", "query"} & method.needs else None,
@@ -173,7 +174,11 @@ class Runtime:
         )
         with context as trace:
             out = self.model.generate(
-                **prepared.inputs, do_sample=False, num_beams=1, max_new_tokens=self.record.max_new_tokens, use_cache=True
+                **prepared.inputs,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=self.record.max_new_tokens,
+                use_cache=not method.reprunes(),
             )
             counts = self._counts(trace)
         texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -181,6 +186,7 @@ class Runtime:
 
     def _query(self, source: str) -> QueryOnce:
         """The question's side, loaded when a method first asks for it."""
+        source = "llm" if source == "auto" and self.record.clip is None else source
         if source not in self._queries:
             found = (
                 LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
@@ -199,6 +205,22 @@ class Runtime:
             {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "text": t, "layers": row}
             for v, t, row in zip(trace.visual.tolist(), trace.text.tolist(), layers, strict=True)
         ]
+
+
+def method_of(config: Config, checkpoints: Mapping[str, str] | None = None) -> Method:
+    """The method of a configuration, refused where the model or its family cannot serve it. Loads no weights."""
+    record = backbones.backbone(config.model, checkpoints)
+    backbones.check_checkpoint(record)
+    method, budget = plans.asked(methods.get_method(config.method, **dict(config.params)), config.budget or None)
+    count = plans.tokens(budget, record.visual)
+    if (count or 0) > record.visual and not record.dynamic:
+        raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
+    families.FAMILIES[record.family].require(config.method, method.needs)
+    if "query" in method.needs and method.source() in ("auto", "clip"):
+        backbones.check_query(record, config.method, method.source())
+    if config.budget:  # of a dynamic model, for the largest picture: what can be had there can be had everywhere
+        plans.plan(method, count, record.visual, backbones.layers(record))
+    return method
 
 
 def choose_device(wanted: str) -> str:

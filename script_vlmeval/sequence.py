@@ -76,11 +76,16 @@ class Stage:
     rope: Any = None
     mask: Tensor | None = None
     ragged: bool = False  # rows of unequal length: the mask must be explicit, also where transformers would give none
+    flat: bool = False  # whether masks are (B, K), as for flash attention
 
     @classmethod
-    def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None) -> Stage:
+    def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None, flat: bool = False) -> Stage:
         index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-        return cls(index, index, valid, index, rope, mask)
+        return cls(index, index, valid, index, rope, mask, flat=flat)
+
+    def last(self) -> Tensor:
+        """(B,) where each row's last real token stands."""
+        return (self.valid * torch.arange(self.valid.shape[1], device=self.valid.device)).amax(1)
 
     def shrink(self, keep: Tensor, moved: Tensor) -> tuple[Stage, Tensor]:
         """The stage without the positions that are not in keep (B, L), and the new place (B, L) of each old position."""
@@ -91,7 +96,9 @@ class Stage:
         rank = keep.long().cumsum(1) - 1 + (m - keep.sum(1, keepdim=True))
         place = moved.gather(1, step)
         ragged = self.rope is not None and not bool(valid.all())
-        mask = _causal(self.valid) if ragged and self.mask is None else self.mask
+        mask = self.mask
+        if ragged and mask is None:
+            mask = self.valid if self.flat else _causal(self.valid)
         rope = None if self.rope is None else tuple(take_rope(c, place) for c in self.rope)
         shrunk = Stage(
             self.index.gather(1, step),
@@ -101,12 +108,15 @@ class Stage:
             rope,
             take_mask(mask, step, step, valid),
             ragged,
+            self.flat,
         )
         return shrunk, rank
 
     def decode_mask(self, mask: Tensor | None, start: int, past: int, new: int) -> Tensor | None:
         """The mask of a decoding step of `new` tokens, made for the first layer's cache (`past` long, `start` of it prompt), at
         the columns that this layer's cache holds."""
+        if mask is None and self.ragged and self.flat:
+            return torch.cat([self.valid, self.valid.new_ones(len(self.valid), past - start + new)], 1)
         if mask is None and self.ragged:
             tail = torch.ones(new, past - start + new, dtype=torch.bool, device=self.valid.device).tril(past - start)
             prompt = self.valid[:, None, None, :].expand(-1, 1, new, -1)

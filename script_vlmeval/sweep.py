@@ -17,23 +17,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import backbones, families, methods, results
+from . import backbones, methods, results
 from .asking import Work, ask_all
 from .backbones import Backbone
 from .benchmarks import Benchmark
 from .cells import Cell, Config
-from .cells import tokens as budget_tokens
 from .errors import UserError
 from .methods import Method
 from .plugin import Dataset, host_label, open_dataset
-from .prune import plan
 from .report import write_predictions
-from .runtime import Runtime, choose_device, choose_dtype
+from .runtime import Runtime, choose_device, choose_dtype, method_of
 from .store import CellStore, disk
 
 _SHARED = (
-    "methods/base methods/_wrap kernels prune observe tower sequence query families attention runtime encode scoring".split()
-)
+    "methods/base methods/_wrap kernels prune prefill plans observe tower sequence query families attention runtime encode "
+    "scoring"
+).split()
 _HERE = Path(__file__).parent
 
 
@@ -88,21 +87,6 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
         tables = [(d, [_work(Cell(c, b.name), made[c], record, weights, d, options) for c in mine]) for b, d in datasets]
         _fill(record, tables, options, outcome)
     return outcome
-
-
-def method_of(config: Config, checkpoints: Mapping[str, str]) -> Method:
-    """The method of a configuration, refused where the model or its family cannot serve it. Loads no weights."""
-    record = backbones.backbone(config.model, checkpoints)
-    backbones.check_checkpoint(record)
-    if config.budget and budget_tokens(config.budget, record.visual) > record.visual:
-        raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
-    method = methods.get_method(config.method, **dict(config.params))
-    families.FAMILIES[record.family].require(config.method, method.needs)
-    if "query" in method.needs and method.source() in ("auto", "clip"):
-        backbones.check_query(record, config.method)
-    if config.budget:
-        plan(method, budget_tokens(config.budget, record.visual), record.visual, backbones.layers(record))
-    return method
 
 
 def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> Work:

@@ -45,6 +45,7 @@ def selected_layer(model: nn.Module) -> Any:
 def watch(model: nn.Module) -> list[Any]:
     """Handles of hooks that record what enters the selected layer. Costs a reference to one tensor per batch."""
     tower: Any = model.model.vision_tower  # type: ignore[union-attr]
+    layer = selected_layer(model)
     pending: list[Tensor] = []
 
     def beginning(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -59,7 +60,7 @@ def watch(model: nn.Module) -> list[Any]:
 
     return [
         tower.register_forward_pre_hook(beginning),
-        selected_layer(model).register_forward_pre_hook(entering, with_kwargs=True),
+        layer.register_forward_pre_hook(entering, with_kwargs=True),
         tower.register_forward_hook(leaving),
     ]
 

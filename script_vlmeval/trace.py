@@ -18,7 +18,10 @@ class Trace:
     text: Tensor | None = None  # (B,) text tokens
     visual: Tensor | None = None  # (B,) visual tokens before pruning
     stages: dict[int, Tensor] = field(default_factory=dict)  # stage -> (B,) real tokens, text included, from there on
-    kept: dict[int, list[Tensor]] = field(default_factory=dict)  # stage -> per group (I, G, k) positions in the image, -1 merged
+    # stage -> per group that loses some (I, G, k) positions in the tile, -1 merged; inside the language model (I, 1, k) positions
+    # in the image, or among all visual tokens of the sample for methods that choose among these
+    kept: dict[int, list[Tensor]] = field(default_factory=dict)
+    rows: dict[int, list[Tensor]] = field(default_factory=dict)  # stage -> per group (I,) the sample that each is of
     lengths: list[int] = field(default_factory=list)  # padded sequence length that entered each layer
     relevance: str = "none"  # clip | llm | none: where the question's relevance came from
 
@@ -27,7 +30,13 @@ class Trace:
         self.text, self.visual, self.relevance = text, visual, "none"
         self.stages.clear()
         self.kept.clear()
+        self.rows.clear()
         self.lengths.clear()
+
+    def note(self, stage: int, row: Tensor, kept: Tensor) -> None:
+        """What a group of images of these samples keeps at a stage."""
+        self.kept.setdefault(stage, []).append(kept)
+        self.rows.setdefault(stage, []).append(row)
 
     def entering(self, n_layers: int) -> Tensor:
         """(n_layers, B) real tokens, text included, that entered each layer."""

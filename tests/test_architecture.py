@@ -17,13 +17,16 @@ FILE_LINES, FUNCTION_LINES = 350, 60
 
 # A module may import any module of a lower row, and none of its own; a package such as methods/ counts as one module.
 ROWS = {
-    10: "run cli",
-    9: "sweep",
-    8: "results asking",
-    7: "report plugin",
-    6: "runtime draw conformance",
-    5: "backbones prune",
-    4: "tiny observe encode benchmarks",
+    13: "run cli",
+    12: "sweep",
+    11: "results asking",
+    10: "report plugin",
+    9: "runtime draw listing conformance",
+    8: "backbones prune",
+    7: "prefill",
+    6: "observe",
+    5: "plans",
+    4: "tiny encode benchmarks",
     3: "query families attention tower",
     2: "methods",
     1: "kernels sequence trace scoring cells celltext store shapes",

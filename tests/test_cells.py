@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("7b_script_12.5pct", ("7b", "script", "12.5pct")),
         ("tiny_script_100pct", ("tiny", "script", "100pct")),
         ("llava_fastv_r75k2", ("llava", "fastv", "r75k2")),
-        ("llava_fastv_r66.7k0", ("llava", "fastv", "r66.7k0")),
+        ("llava_fastv_r66.7k12", ("llava", "fastv", "r66.7k12")),
         ("tiny_full", ("tiny", "full", "")),
     ],
 )
@@ -55,8 +55,9 @@ def test_names_are_read_and_written(name: str, parts: tuple[str, str, str]):
         ("tiny_script_0pct", "between 1 and 100 percent"),
         ("tiny_script_101pct", "between 1 and 100 percent"),
         ("tiny_script_100.1pct", "between 1 and 100 percent"),
-        ("tiny_script_r0k2", "between 1 and 99 percent"),
-        ("tiny_script_r100k2", "between 1 and 99 percent"),
+        ("tiny_script_r0k2", "between 1 and 100 percent"),
+        ("tiny_script_r101k2", "between 1 and 100 percent"),
+        ("tiny_script_r75k0", "the first layer is at least 1"),
         ("tiny_script_r75", "not a number"),
         ("tiny_script_016", "write '16'"),
         ("tiny_script_25.0pct", "write '25pct'"),
@@ -234,5 +235,5 @@ def test_the_tiny_study():
     assert found.configs[0] == Config("tiny", "full")
     grid = {f"tiny_{m}_{b}" for m in ("random", "cdpruner", "script") for b in (72, 36, 16, 8)}
     assert grid <= {str(config) for config in found.configs}
-    assert {config.method for config in found.configs} == set(catalogue()), "every method has its row"
+    assert {config.method for config in found.configs} == {*catalogue(), "script+fastv"}, "every method has its row"
     assert found.data == ("ShapesVQA", "ShapesYN")

@@ -87,7 +87,7 @@ def test_dry_run_touches_nothing(tmp_path, capsys: pytest.CaptureFixture[str]):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "missing  tiny_script_16/ShapesVQA" in out
-    assert "58 missing" in out
+    assert "68 missing" in out
     assert not (tmp_path / "results").exists()
 
 

@@ -171,7 +171,7 @@ def test_checkpoints_that_read_the_tower_otherwise_are_refused(layer: object, st
     monkeypatch.setattr(subject.model.config, "vision_feature_select_strategy", strategy)
     if strategy == "full":
         with pytest.raises(UserError, match="'full' vision features"):
-            families.FAMILIES["llava"].split(subject.model, torch.ones(1, 17, dtype=torch.bool))
+            families.FAMILIES["llava"].split(subject.model, torch.ones(1, 17, dtype=torch.long), None)
     else:
         with pytest.raises(UserError, match="vision_feature_layer"):
             tower.watch(subject.model)
@@ -198,9 +198,9 @@ def test_inside_the_text_after_the_image_and_the_keys_are_seen(subject: models.S
         torch.testing.assert_close(visual.tokens[i, 0], hidden[row, at])
         torch.testing.assert_close(visual.layer_keys[i, 0], keys[row, at])
         after = (ids[row] != image) & inputs["attention_mask"][row].bool() & (torch.arange(ids.shape[1]) >= start + subject.n)
-        assert torch.equal(visual.text_mask[i], after)
-        torch.testing.assert_close(visual.text[i][after], hidden[row][after])
-        torch.testing.assert_close(visual.text_keys[i][after], keys[row][after])
+        real = visual.text_mask[i]
+        torch.testing.assert_close(visual.text[i][real], hidden[row][after])
+        torch.testing.assert_close(visual.text_keys[i][real], keys[row][after])
     torch.testing.assert_close(visual.norm(hidden), subject.model.model.language_model.norm(hidden))
 
 

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from script_vlmeval import plugin, scoring
+from script_vlmeval import backbones, plugin, runtime, scoring
 from script_vlmeval.benchmarks import resolve
 from script_vlmeval.errors import UserError
 from script_vlmeval.plugin.host import host
@@ -151,12 +152,9 @@ def test_the_label_names_version_and_flavour(h):
 @pytest.fixture
 def one_model(monkeypatch):
     """A model registry and a runtime that need no weights."""
-    backbones = types.ModuleType("script_vlmeval.backbones")
-    backbones.BACKBONES = {"tiny": types.SimpleNamespace(budgets=(36, 16))}
-    monkeypatch.setitem(sys.modules, "script_vlmeval.backbones", backbones)
-    runtime = types.ModuleType("script_vlmeval.runtime")
-    runtime.Runtime = FakeRuntime
-    monkeypatch.setitem(sys.modules, "script_vlmeval.runtime", runtime)
+    tiny = replace(backbones.BACKBONES["tiny"], budgets=(36, 16))
+    monkeypatch.setattr(backbones, "BACKBONES", {"tiny": tiny, "llava": backbones.BACKBONES["llava"]})
+    monkeypatch.setattr(runtime, "Runtime", FakeRuntime)
     monkeypatch.setattr("script_vlmeval.plugin.classes._RUNTIMES", {})
     FakeRuntime.loads = 0
 
@@ -194,6 +192,9 @@ def test_registering_twice_changes_nothing(h, one_model, monkeypatch):
             assert len(h.dataset.DATASET_CLASSES) <= before[0] + 2
             assert h.dataset.SUPPORTED_DATASETS.count("ShapesVQA") == h.dataset.SUPPORTED_DATASETS.count("ShapesYN") == 1
         assert {"tiny_full", "tiny_script_16", "tiny_random_36"} <= same.keys()
+        assert {"llava_seqprune_r75k2", "llava_fastv_r50k3", "llava_fastv_128"} <= same.keys()
+        assert "tiny_fastv_36" not in same, "its floor is 48"
+        assert "llava_script_r75k2" not in same
         assert "tiny_full_16" not in same
         assert isinstance(same["tiny_script_16"], partial)
         assert same["tiny_script_16"].keywords == {"config": "tiny_script_16"}

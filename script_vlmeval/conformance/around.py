@@ -41,28 +41,33 @@ def obstacle(method: Method, subject: Subject) -> str:
 
 
 def reachable(method: Method, subject: Subject) -> Subject | None:
-    """The subject with the first budget, from its own upwards, that the method's plan can reach; None where there is none."""
+    """The subject with the first budget, from its own upwards, that the method's plan can reach with one image and with two; None
+    where there is none."""
     for budget in range(subject.budget, subject.n):
+        at = replace(subject, budget=budget)
         try:
-            method.plan(budget, subject.n, subject.layers)
+            for images in (1, 2):
+                sizes(method, at, images)
         except UserError:
             continue
-        return replace(subject, budget=budget)
+        return at
     return None
 
 
-def sizes(method: Method, subject: Subject) -> list[int]:
-    """Visual tokens of an image that enter each layer, by the method's own plan."""
-    plan, now, result = method.plan(subject.budget, subject.n, subject.layers), subject.n, []
+def sizes(method: Method, subject: Subject, images: int = 1) -> list[int]:
+    """Visual tokens of a sample with so many images that enter each layer, by the method's own plan."""
+    apart = 1 if method.union else images  # sets that are planned for one by one
+    together = images // apart
+    plan, now, result = method.plan(together * subject.budget, together * subject.n, subject.layers), together * subject.n, []
     for layer in range(subject.layers):
         now = min(now, plan.get(layer, now))
-        result.append(now)
+        result.append(apart * now)
     return result
 
 
-def dropping(method: Method, subject: Subject) -> dict[int, int]:
-    """Stage -> visual tokens of an image from there on, for the stages that drop some."""
-    entering = [subject.n, *sizes(method, subject)]
+def dropping(method: Method, subject: Subject, images: int = 1) -> dict[int, int]:
+    """Stage -> visual tokens of a sample from there on, for the stages that drop some."""
+    entering = [images * subject.n, *sizes(method, subject, images)]
     return {i: now for i, (before, now) in enumerate(pairwise(entering)) if now < before}
 
 
@@ -114,9 +119,10 @@ def same_bits_at_full_budget(method: Method, subject: Subject) -> None:
 @law
 def plan_kept_exactly(method: Method, subject: Subject) -> None:
     """Each stage of the plan keeps exactly its number of tokens, of each of two images too."""
-    for prompts in ([subject.prompt(1, 0), subject.prompt(1, 1)], [subject.prompt(2, 1)]):
+    for images, prompts in ((1, [subject.prompt(1, 0), subject.prompt(1, 1)]), (2, [subject.prompt(2, 1)])):
         kept = run(subject, prompts, method, steps=2).kept
-        planned = {stage: (2, 1, k) for stage, k in dropping(method, subject).items()}
+        sets = 1 if method.union and images == 2 else 2
+        planned = {stage: (sets, 1, k * len(prompts) // sets) for stage, k in dropping(method, subject, images).items()}
         equal("stage -> (images, tiles, tokens kept)", {stage: tuple(keep.shape) for stage, keep in kept.items()}, planned)
 
 
@@ -127,7 +133,7 @@ def lengths_equal_the_plan(method: Method, subject: Subject) -> None:
         prompts = [subject.prompt(images, 0), subject.prompt(images, 3)]
         out = run(subject, prompts, method, steps=4)
         text = [len(p.ids) - images * subject.n for p in prompts]
-        visual = [images * n for n in sizes(method, subject)]
+        visual = sizes(method, subject, images)
         equal(f"tokens entering each layer, {images} image(s)", out.lengths, [max(text) + v for v in visual])
         equal(f"cache of each layer after 4 steps, {images} image(s)", out.cache, [max(text) + v + 3 for v in visual])
         assert out.entering is not None
@@ -154,7 +160,8 @@ def batch_equals_alone(method: Method, subject: Subject) -> None:
 
 
 def _stacked(runs: list[Run]) -> dict[int, Tensor]:
-    return {stage: torch.cat([r.kept[stage] for r in runs]) for stage in runs[0].kept}
+    stages = sorted({stage for r in runs for stage in r.kept})
+    return {stage: subjects.stacked([r.kept[stage] for r in runs if stage in r.kept]) for stage in stages}
 
 
 @law
@@ -260,7 +267,7 @@ def _interrupted(method: Method, subject: Subject) -> None:
 
 def _failing(method: Method, subject: Subject) -> None:
     """An exception inside the method itself."""
-    if not dropping(method, subject):
+    if not any(dropping(method, subject).values()):  # nothing is dropped, or everything, without asking the method
         return
     try:
         run(subject, [subject.prompt(1, 0)], with_reduce(method, _raise))

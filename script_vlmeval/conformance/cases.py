@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..methods import Method, Visual
+from ..methods.base import INSIDE
 
 WIDTH, SHARED, ENCODER, HEADS = 24, 8, 40, 16  # of tokens, of the space shared with the question, of encoder output, of keys
 _ROWS = 5  # question rows and text tokens, the last one padding
@@ -24,11 +25,12 @@ _MEASURED = (
     "query",
     "saliency",
     "attention",
+    "ahead",
+    "text_attention",
     "encoder_keys",
 )  # float32 around a model of any precision, CLIP's space too
-_INSIDE = frozenset({"attention", "text", "text_mask", "text_keys", "layer_keys", "norm"})  # what a stage in the model offers
 _ALWAYS = frozenset({"tokens", "grid", "sign", "shown", "tiles", "gate"})  # gate: None but for what centring sets
-_BESIDE = {"query_mask": "query", "text_mask": "text", "text_keys": "layer_keys"}  # what comes with what
+_BESIDE = {"query_mask": "query", "text_mask": "text", "text_keys": "layer_keys", "text_given": "given"}  # what comes with what
 _GRIDS = ((1, 1), (1, 2), (1, 3), (2, 2), (1, 5), (2, 3), (1, 7), (3, 3), (2, 5), (3, 4), (4, 4), (5, 5), (4, 6))
 
 
@@ -122,6 +124,12 @@ def _plain(case: Case) -> Visual:
         text_mask=mask.clone(),
         text_keys=apart(normal(b, _ROWS, HEADS)),
         layer_keys=apart(normal(b, g, n, HEADS)),
+        ahead=apart(normal(b, g, n).softmax(-1)),
+        text_attention=normal(b, g, n, _ROWS).softmax(2),
+        given=apart(normal(b, g, 2 * n, WIDTH)),
+        text_given=apart(normal(b, _ROWS, WIDTH)),
+        image=(torch.arange(n) >= n // 2).long().expand(b, g, n).clone(),
+        frame=(torch.arange(n) * 3 // n).expand(b, g, n).clone(),
     )
 
 
@@ -159,7 +167,7 @@ def rows(visual: Visual, at: list[int]) -> Visual:
 
 
 # -- what can be wrong with them ----------------------------------------------------------------------------------------------
-_FEATURES = ("tokens", "keys", "encoded", "encoder_keys", "layer_keys")
+_FEATURES = ("tokens", "keys", "encoded", "encoder_keys", "layer_keys", "given")
 
 
 def _each(change: Callable[[Tensor], Tensor], *names: str) -> Callable[[Visual], Visual]:
@@ -209,11 +217,13 @@ def _bordered(v: Visual) -> Visual:
 DEGENERATE: dict[str, Callable[[Visual], Visual]] = {
     "tokens in identical pairs": _each(_pairs, *_FEATURES),
     "the first token is zero": _each(_first_zero, *_FEATURES),
-    "all tokens are zero": _each(torch.zeros_like, "tokens", "encoded", "encoder_keys", "layer_keys"),
+    "all tokens are zero": _each(torch.zeros_like, "tokens", "encoded", "encoder_keys", "layer_keys", "given"),
     "all tokens are equal": _each(lambda x: x[:, :, :1].expand_as(x).clone(), *_FEATURES),
     "all tokens lie in one direction": _each(lambda x: x[..., :1] * torch.ones_like(x), *_FEATURES),
     "constant keys": _each(torch.ones_like, "keys"),
-    "constant saliency and attention": _each(lambda x: torch.full_like(x, 1 / x.shape[-1]), "saliency", "attention"),
+    "constant saliency and attention": _each(
+        lambda x: torch.full_like(x, 1 / x.shape[2]), "saliency", "attention", "ahead", "text_attention"
+    ),
     "all values are -1 or 1, with many ties": _each(lambda x: torch.where(x > 0, 1.0, -1.0), *_FEATURES, "query"),
     "no question": _no_question,
     "no question at all (None)": lambda v: replace(v, query=None, query_mask=None),
@@ -227,7 +237,7 @@ UNASKED = tuple(name for name in DEGENERATE if "question" in name)
 # -- which cases -----------------------------------------------------------------------------------------------------------------
 def tiles_allowed(method: Method) -> int:
     """Stages inside the language model see the survivors of an image as one tile."""
-    return 1 if method.needs & _INSIDE else 3
+    return 1 if method.needs & INSIDE else 3
 
 
 def ladder(method: Method) -> list[Case]:

@@ -178,9 +178,13 @@ def padding_has_no_say(method: Method, case: Case) -> None:
     """Rows of the question or the text that the mask calls padding change nothing."""
     plain, other = build(case), build(replace(case, seed=case.seed + 1))
     changed: dict[str, Any] = {}
-    for name, mask in (("query", plain.query_mask), ("text", plain.text_mask), ("text_keys", plain.text_mask)):
+    of_text = dict.fromkeys(("text", "text_keys", "text_given"), plain.text_mask)
+    for name, mask in {"query": plain.query_mask, **of_text}.items():
         assert mask is not None
         changed[name] = torch.where(mask[..., None], getattr(plain, name), 100 * getattr(other, name))
+    assert plain.text_mask is not None
+    assert plain.text_attention is not None
+    changed["text_attention"] = plain.text_attention.masked_fill(~plain.text_mask[:, None, None], 100.0)
     ours, theirs = (ask(method, declared(v, method.needs), case.k) for v in (plain, replace(plain, **changed)))
     if not torch.equal(ours.keep, theirs.keep):
         found = differ(ours.keep, theirs.keep)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,8 @@ RECORDED: dict[str, Recorded] = {
         for name in ("fastervlm", "vispruner", "visionzip", "holov", "scope", "mmtok")
     },
     **{name: Recorded("baselines", f"{name}_*.npz", "compare_others") for name in ("divprune", "trim", "dart", "vidcom2")},
+    "fastv": Recorded("in_llm/cases", "?????_[df]*.npz", "compare_inside"),  # model, then mode: fastv_inplace, fastv_mask, dense
+    "seqprune": Recorded("in_llm/cases", "?????_seq_*.npz", "compare_inside"),
 }
 
 
@@ -43,22 +46,30 @@ def find(named: Path | None = None) -> Path | None:
     """The folder with recordings; None where there is none and none was named. UserError where the named one holds none."""
     if named is not None:
         if not any((named / r.folder).is_dir() for r in RECORDED.values()):
-            raise UserError(f"{named} holds no recordings: expected the folders selection and baselines there.")
+            raise UserError(f"{named} holds no recordings: expected the folders selection, baselines and in_llm there.")
         return named
     folder = Path(os.environ.get("SHARED") or Path.cwd().parent / "shared") / "oracles"
     return folder if folder.is_dir() else None
 
 
-def comparison(method: str) -> Callable[[Mapping[str, np.ndarray]], Tally]:
+def comparison(method: str) -> Callable[[Mapping[str, Any]], Tally]:
     """The function that compares a method with one recording."""
-    found: Callable[[Mapping[str, np.ndarray]], Tally] = getattr(
-        import_module(f"{__package__}.{RECORDED[method].module}"), method
-    )
+    found: Callable[[Mapping[str, Any]], Tally] = getattr(_module(method), method)
     return found
+
+
+def read(method: str, file: Path) -> dict[str, Any]:
+    """The arrays of a recording; with what its module's `beside(file)` adds, where what it is about lies in other files."""
+    with np.load(file) as data:
+        arrays = dict(data)
+    beside = getattr(_module(method), "beside", None)
+    return arrays if beside is None else {**arrays, **beside(file)}
+
+
+def _module(method: str) -> Any:
+    return import_module(f"{__package__}.{RECORDED[method].module}")
 
 
 def compare(method: str, file: Path) -> Tally:
     """How strictly the method was found to do what was recorded in the file; MismatchError where it does not."""
-    compared = comparison(method)
-    with np.load(file) as data:
-        return compared(dict(data))
+    return comparison(method)(read(method, file))

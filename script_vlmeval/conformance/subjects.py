@@ -55,7 +55,7 @@ class Run:
 
     logits: Tensor  # (B, steps, V)
     tokens: Tensor  # (B, steps)
-    kept: dict[int, Tensor]  # stage -> (images, G, k)
+    kept: dict[int, Tensor]  # stage -> (images or samples, G, k), in the order of the batch
     lengths: list[int]  # that entered each layer at the prefill
     entering: Tensor | None  # (layers, B) real tokens
     cache: list[int] | None  # entries of each layer's cache at the end
@@ -146,12 +146,22 @@ def _result(out: Any, inputs: dict[str, Tensor], trace: Trace | None, subject: S
     return Run(
         logits=torch.stack(out.logits, 1),
         tokens=out.sequences[:, inputs["input_ids"].shape[1] :],
-        kept={} if trace is None else {stage: torch.cat(groups) for stage, groups in trace.kept.items()},
+        kept={} if trace is None else {stage: _by_sample(trace, stage) for stage in trace.kept},
         lengths=[] if trace is None else list(trace.lengths),
         entering=None if trace is None else trace.entering(subject.layers),
         cache=None if cached is None else [layer.keys.shape[2] for layer in cached.layers],
         trace=trace,
     )
+
+
+def _by_sample(trace: Trace, stage: int) -> Tensor:
+    return stacked(trace.kept[stage])[torch.cat(trace.rows[stage]).argsort(stable=True)]
+
+
+def stacked(kept: Sequence[Tensor]) -> Tensor:
+    """Several (I, G, k) as one; -2 fills up those with fewer tokens."""
+    k = max(keep.shape[-1] for keep in kept)
+    return torch.cat([nn.functional.pad(keep, (0, k - keep.shape[-1]), value=-2) for keep in kept])
 
 
 # -- the model around ----------------------------------------------------------------------------------------------------------

@@ -54,9 +54,23 @@ def catalogue() -> dict[str, MethodInfo]:
     return found
 
 
+def info(name: str) -> MethodInfo | None:
+    """What is known of a method, or of a hybrid of two (`script+fastv`); None where there is none of that name."""
+    known, parts = catalogue(), name.split("+")
+    if len(parts) != 2 or not known.keys() >= set(parts):
+        return known.get(name)
+    first, then = (known[part] for part in parts)
+    params = {**dict(then.params), **dict(first.params), "before": "None"}
+    summary = f"{first.name} before the language model, {then.name} inside it"
+    return MethodInfo(name, summary, tuple(sorted({*first.needs, *then.needs})), tuple(params.items()))
+
+
 def sources(name: str) -> list[Path]:
-    """The file of a method and those of this folder that it imports, directly or not, besides the contract."""
-    found, ahead = dict[Path, None](), [_FOLDER / f"{name}.py"]
+    """The file of a method, or of both of a hybrid, and those of this folder that it imports, directly or not, besides the
+    contract."""
+    found, ahead = dict[Path, None](), [_FOLDER / f"{part}.py" for part in name.split("+")]
+    if "+" in name:
+        ahead.append(_FOLDER / "_hybrid.py")
     while ahead:
         path = ahead.pop()
         if path in found or not path.is_file() or path.stem == "base":

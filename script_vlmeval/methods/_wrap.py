@@ -23,7 +23,7 @@ class _Around(Method, register=False):
     inner: Method
 
     def __post_init__(self) -> None:
-        for name in ("name", "needs", "joint", "changes"):  # those of the method inside
+        for name in ("name", "needs", "joint", "changes", "union"):  # those of the method inside
             object.__setattr__(self, name, getattr(self.inner, name))
 
     def parameters(self) -> dict[str, Any]:
@@ -33,8 +33,14 @@ class _Around(Method, register=False):
         """What this adds to the parameters of the method inside."""
         raise NotImplementedError
 
-    def plan(self, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
         return self.inner.plan(budget, n_visual, n_layers)
+
+    def scheduled(self, removed: float, first_layer: int) -> Method:
+        return replace(self, inner=self.inner.scheduled(removed, first_layer))
+
+    def reprunes(self) -> bool:
+        return self.inner.reprunes()
 
     def source(self) -> str:
         return self.inner.source()

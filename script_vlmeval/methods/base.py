@@ -23,8 +23,9 @@ METHODS: dict[str, type[Method]] = {}
 class Visual:
     """The visual tokens of B images (or clips) of one shape at one stage. G = tiles or frames, N = tokens per tile.
 
-    A stage inside the language model sees the survivors of an image as G = 1. Optional fields are present when the method
-    lists them in `needs`.
+    A stage inside the language model sees the survivors of an image, or of all images of a sample (`Method.union`), as G = 1.
+    Optional fields are present when the method lists them in `needs`; `text_given` comes with `given`. What a layer attends to
+    is after the softmax over all that it saw, text included, in fp32, heads averaged.
     """
 
     tokens: Tensor  # (B, G, N, D) what the language model would read
@@ -49,6 +50,12 @@ class Visual:
     norm: Callable[[Tensor], Tensor] | None = None  # the language model's final norm
     gate: Tensor | None = None  # (B, G, N) in [0, 1]: how distinct a token is; set by centring alone
     tiles: int = 1  # how many tiles or frames a joint view holds, one after the other, N / tiles tokens each
+    ahead: Tensor | None = None  # (B, G, N) attention from the last prompt token, in the layer that the stage comes before
+    text_attention: Tensor | None = None  # (B, G, N, M) attention from each row of `text`, layer before the stage
+    given: Tensor | None = None  # (B, G, N0, D) all visual tokens as the language model was given them
+    text_given: Tensor | None = None  # (B, M, D) the rows of `text` as the language model was given them
+    image: Tensor | None = None  # (B, G, N) which image of the sample a token is of, counted from 0
+    frame: Tensor | None = None  # (B, G, N) which tile or frame of the sample, counted from 0 over all its images
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,7 +71,12 @@ class Visual:
         return replace(self, **given, tiles=self.tiles * self.shape[1])
 
 
-_PER_TOKEN = ("tokens", "keys", "saliency", "attention", "encoded", "encoder_keys", "shown", "layer_keys", "gate")
+# What there is to see inside the language model alone: a method that needs any of it works there.
+INSIDE = frozenset("attention ahead text text_keys text_attention given layer_keys norm image frame".split())
+_PER_TOKEN = (
+    *("tokens", "keys", "saliency", "attention", "encoded", "encoder_keys", "shown", "layer_keys", "gate"),
+    *("ahead", "text_attention", "image", "frame"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Method:
     joint: ClassVar[bool] = False  # chooses among all tiles of an image: it sees G = 1 and k times the number of tiles
     changes: ClassVar[bool] = False  # tokens that stand for a position may have other features than the original there
     gated: ClassVar[bool] = False  # multiplies Visual.gate into its weights, so centring can be put around it
+    union: ClassVar[bool] = False  # a stage inside the language model sees all images of a sample as one, B = samples
 
     def __init_subclass__(cls, register: bool = True, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,9 +110,28 @@ class Method:
         """Everything that makes this instance choose as it does, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]  # every method is a dataclass
 
-    def plan(self, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
-        """Stage -> visual tokens kept from there on. Stage 0 is before the language model, stage i the entry of its layer i."""
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
+        """Stage -> visual tokens kept from there on. Stage 0 is before the language model, stage i the entry of its layer i.
+
+        A budget of a method that works inside is the mean number of visual tokens over all layers, never more; None stands for
+        what its own parameters say. UserError for what cannot be reached.
+        """
+        if budget is None:
+            raise UserError(f"'{self.name}' needs a budget: a number of visual tokens (64) or a share (25pct).")
         return {0: budget}
+
+    def scheduled(self, removed: float, first_layer: int) -> Method:
+        """The method with the published schedule of a budget such as `r75k2`: 0.75 removed from layer 2 on."""
+        budget = f"r{100 * removed:g}k{first_layer}"
+        raise UserError(f"'{self.name}' has no layer schedule such as '{budget}': give a number of visual tokens or a share.")
+
+    def at(self, stage: int) -> Method:
+        """The method that works at a stage: itself, but for hybrids."""
+        return self
+
+    def reprunes(self) -> bool:
+        """Whether every step of a generation without a cache selects again, as releases do; for parity with them only."""
+        return False
 
     def source(self) -> str:
         """Where the question comes from: `auto` (what the model family has), `clip`, `llm` (the question's embeddings in the
@@ -208,11 +240,17 @@ def require_finite(x: Tensor, what: str) -> None:
 def get_method(name: str, **params: object) -> Method:
     """The method of that name with these hyper-parameters. Raises UserError for unknown names and parameters.
 
+    A hybrid such as `script+fastv` is a method before the language model and one inside it; it takes the parameters of both (a
+    name that both have goes to the first) and `before`, the tokens per image in between.
+
     Besides its own fields a method takes `merge` ("none", "mean": dropped tokens are averaged into the kept one most like them)
     unless it merges by itself, and `centre` ("none", "minmax", "sigmoid": Cen-Prune) where it weighs tokens.
     """
     from . import around
 
+    if name.count("+") == 1:
+        first, then = name.split("+")
+        return _hybrid(first, then, dict(params))
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     cls = METHODS[name]
@@ -228,6 +266,23 @@ def get_method(name: str, **params: object) -> Method:
     from ._wrap import wrapped
 
     return wrapped(method, **options)
+
+
+def _hybrid(first: str, then: str, params: dict[str, object]) -> Method:
+    """The hybrid of two methods, each with its own of the parameters."""
+    from . import info
+    from ._hybrid import joined
+
+    if (both := info(f"{first}+{then}")) is None:
+        raise unknown("method", then if first in METHODS else first, METHODS, f"(in '{first}+{then}')")
+    known = [{p for p, _ in both.params}, *({p for p, _ in one.params} for n in (first, then) if (one := info(n)))]
+    for param in params:
+        if param not in known[0]:
+            raise unknown(f"parameter of method '{first}+{then}':", param, known[0])
+    before = params.pop("before", None)
+    early = {p: v for p, v in params.items() if p in known[1]}
+    late = {p: v for p, v in params.items() if p in known[2] and p not in early}
+    return joined(get_method(first, **early), get_method(then, **late), before)
 
 
 def _typed(method: str, name: str, kind: str, value: object) -> object:

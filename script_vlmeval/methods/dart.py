@@ -50,7 +50,9 @@ class DART(Method):
         if self.visit not in ("norm", "release"):
             raise UserError(f"'{self.name}' has visit 'norm' or 'release', not {self.visit!r}.")
 
-    def plan(self, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
+        if budget is None:
+            return super().plan(budget, n_visual, n_layers)
         return {self.layer: uniform(budget, n_visual, n_layers, self.layer)}
 
     def select(self, visual: Visual, k: int) -> Tensor:

@@ -13,7 +13,7 @@ from .base import Method, Visual
 class Full(Method):
     """Keep every visual token."""
 
-    def plan(self, budget: int, n_visual: int, n_layers: int) -> dict[int, int]:
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
         return {}
 
     def score(self, visual: Visual) -> Tensor:

@@ -31,7 +31,8 @@ def host_label() -> str:
 
 
 def config_names() -> list[str]:
-    """Every registered configuration name: each model unpruned, then each method at each of the model's budgets."""
+    """Every registered configuration name: each model unpruned, then each method at each of the model's budgets and, where it has
+    them, layer schedules. Names that the model cannot serve are left out, as far as that shows without its checkpoint."""
     from ..backbones import BACKBONES
     from ..cells import FULL
     from ..methods import catalogue
@@ -39,8 +40,36 @@ def config_names() -> list[str]:
     names = []
     for model, record in BACKBONES.items():
         names.append(f"{model}_{FULL}")
-        names += [f"{model}_{method}_{budget}" for method in catalogue() if method != FULL for budget in record.budgets]
+        for name, about in catalogue().items():
+            budgets = (*record.budgets, *record.schedules) if "removed" in dict(about.params) else record.budgets
+            names += [n for n in (f"{model}_{name}_{budget}" for budget in budgets if name != FULL) if _served(n)]
     return names
+
+
+def _served(name: str) -> bool:
+    """Whether a model of the registry can serve a configuration; one whose checkpoint is elsewhere is not asked."""
+    from ..backbones import backbone, check_checkpoint
+    from ..cells import Config
+    from ..errors import UserError
+    from ..families import FAMILIES
+    from ..methods import catalogue
+    from ..runtime import method_of
+
+    config = Config.parse(name)
+    record = backbone(config.model)
+    try:
+        FAMILIES[record.family].require(config.method, catalogue()[config.method].needs)
+    except UserError:
+        return False
+    try:
+        check_checkpoint(record)
+    except UserError:
+        return True
+    try:
+        method_of(config)
+    except UserError:
+        return False
+    return True
 
 
 def register() -> None:

@@ -46,10 +46,10 @@ class PrunedVLM(BaseModel):  # type: ignore[misc]
     def __init__(self, config: str, params: Mapping[str, Scalar] | None = None, **_: Any) -> None:
         """`config` is a name such as 'tiny_script_16'; what the runner adds for other models (use_vllm) is ignored."""
         super().__init__()
-        from ..methods import get_method
+        from ..runtime import method_of
 
         self.config = Config.parse(config, params or {})
-        self.method = get_method(self.config.method, **dict(self.config.params))
+        self.method = method_of(self.config)
         self.runtime = runtime_of(self.config.model)
 
     def generate(self, message: Any, dataset: Any = None) -> str:

@@ -19,6 +19,8 @@ _MODULES = (
     "about_attention",
     "about_question",
     "about_video",
+    "about_attended",
+    "about_depths",
     "about_counts",
 )
 

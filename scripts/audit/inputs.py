@@ -65,3 +65,8 @@ def log_volume(features: Tensor, weight: Tensor, picks: Tensor | list[int]) -> f
     """log det of the kernel diag(w) S diag(w) of the picked tokens: what a greedy MAP of a DPP tries to make large."""
     a = unit(features[picks].double())
     return float(torch.linalg.slogdet(a @ a.T).logabsdet + 2 * weight[picks].double().log().sum())
+
+
+def layer_mean(stages: dict[int, int], layers: int = 32, n: int = 576) -> float:
+    """Mean over layers of the visual tokens that enter them; stages: first layer -> tokens from there on."""
+    return sum(next((stages[s] for s in sorted(stages, reverse=True) if s <= layer), n) for layer in range(layers)) / layers

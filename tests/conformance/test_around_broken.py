@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from script_vlmeval import prune
+from script_vlmeval import plans, prune
 from script_vlmeval.conformance import around, subjects
 from script_vlmeval.conformance.outcome import LawBroken, explained
 from script_vlmeval.methods import METHODS, Method, Visual, get_method
+from script_vlmeval.prefill import Prefill
 from script_vlmeval.prune import pruning
 
 pytestmark = pytest.mark.filterwarnings("ignore:no question text")
 
 
-def breaks(law: str, method: Method | None = None) -> str:
+def breaks(law: str, method: Method | None = None, subject: models.Subject | None = None) -> str:
     """What the law says; it must hold for nothing but the fault under test, so a sound method is the default."""
     with pytest.raises(LawBroken) as broken, explained():
-        around.LAWS[law](method or get_method("divprune"), models.random_llava())
+        around.LAWS[law](method or get_method("divprune"), subject or models.random_llava())
     return broken.value.explanation
 
 
@@ -31,9 +32,9 @@ def breaks(law: str, method: Method | None = None) -> str:
 def step(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., Any]], None]:
     """Puts something around a step of pruning: change(original, self, ...)."""
 
-    def change(name: str, by: Callable[..., Any]) -> None:
-        original = getattr(pruning, name)
-        monkeypatch.setattr(pruning, name, lambda self, *args: by(original, self, *args))
+    def change(name: str, by: Callable[..., Any], of: type = pruning) -> None:
+        original = getattr(of, name)
+        monkeypatch.setattr(of, name, lambda self, *args: by(original, self, *args))
 
     return change
 
@@ -43,8 +44,8 @@ def test_the_registry_is_left_alone():
 
 
 def test_a_budget_of_everything_that_drops_a_token(monkeypatch: pytest.MonkeyPatch):
-    tokens = prune.budget_tokens
-    monkeypatch.setattr(prune, "budget_tokens", lambda budget, n: min(tokens(budget, n), n - 1))
+    tokens = plans.tokens
+    monkeypatch.setattr(plans, "tokens", lambda budget, n: min(tokens(budget, n), n - 1))
     assert "for 16 tokens the logits change by up to" in breaks("same_bits_at_full_budget")
 
 
@@ -56,8 +57,8 @@ def test_a_budget_of_everything_that_drops_a_token(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_one_token_fewer_than_planned(law: str, words: str, monkeypatch: pytest.MonkeyPatch):
-    tokens = prune.budget_tokens
-    monkeypatch.setattr(prune, "budget_tokens", lambda budget, n: tokens(budget, n) - 1)
+    tokens = plans.tokens
+    monkeypatch.setattr(plans, "tokens", lambda budget, n: tokens(budget, n) - 1)
     assert words in breaks(law)
 
 
@@ -94,22 +95,32 @@ class Texts(Method, register=False):
 
     def score(self, visual: Visual) -> Tensor:
         assert visual.text is not None
-        return torch.einsum("bgnd,bd->bgn", visual.tokens, visual.text.mean(1) + 10 * visual.text[:, 0])
+        return torch.einsum("bgnd,bd->bgn", visual.tokens, visual.text[:, -1])
 
 
 def test_a_method_that_reads_padding():
-    assert "with 7 columns of padding: at stage 1, image 0 keeps" in breaks("left_padding_has_no_say", Texts())
+    assert "in a batch and alone: at stage 1, image" in breaks("batch_equals_alone", Texts())
+
+
+def test_padding_that_is_taken_for_text(step: Callable[..., None]):
+    def start(original: Callable[..., Any], self: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
+        self.text = torch.ones_like(self.text)
+        return original(self, kwargs)
+
+    step("start", start, Prefill)
+    found = breaks("left_padding_has_no_say", get_method("cdpruner"), subjects.without_query(models.random_llava()))
+    assert "with 7 columns of padding: at stage 0, image 0 keeps" in found
 
 
 def test_positions_that_do_not_follow_the_shortened_prompt(step: Callable[..., None]):
-    def decode(original: Callable[..., Any], self: pruning, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
+    def decode(original: Callable[..., Any], self: Prefill, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
         self.removed = self.removed - 3
         try:
             return original(self, kwargs, past)
         finally:
             self.removed = self.removed + 3
 
-    step("_decode", decode)
+    step("step", decode, Prefill)
     assert "with and without a cache: logits differ" in breaks("cached_equals_recomputed")
 
 
@@ -119,10 +130,10 @@ def test_a_stage_inside_the_model_that_is_not_refused_without_a_cache(step: Call
 
 
 def test_a_prompt_without_an_image_that_is_touched(step: Callable[..., None]):
-    def read(original: Callable[..., Any], self: pruning, embeds: Tensor, *args: Any) -> None:
-        original(self, embeds, *args)
-        if not self.groups:
-            embeds.mul_(1.01)
+    def read(original: Callable[..., Any], self: pruning, kwargs: dict[str, Any], *args: Any) -> Any:
+        if (pruned := original(self, kwargs, *args)) is None:
+            kwargs["inputs_embeds"].mul_(1.01)
+        return pruned
 
     step("_read_prompt", read)
     assert "without an image the logits change by up to" in breaks("no_image")

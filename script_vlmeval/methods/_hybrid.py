@@ -1,0 +1,78 @@
+"""Two methods on one prompt: one before the language model, another inside it, among what the first one left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import UserError
+from .base import INSIDE, Method, Reduced, Visual
+
+
+@dataclass(frozen=True)
+class Hybrid(Method, register=False):
+    """`script+fastv`: Script before the language model, FastV inside it.
+
+    The budget is the mean number of visual tokens over all layers, never more. before: how many tokens of a tile or frame the
+    first method leaves; none: twice the budget. The second one is planned for those, so its shares are shares of them.
+    """
+
+    first: Method
+    then: Method
+    before: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.first.name}+{self.then.name}")
+        object.__setattr__(self, "needs", self.first.needs | self.then.needs)
+        object.__setattr__(self, "union", self.then.union)
+        object.__setattr__(self, "changes", self.first.changes)
+        if self.first.needs & INSIDE:
+            raise self._misjoined()
+        if self.before is not None and self.before < 1:
+            raise UserError(f"'{self.name}' needs before of at least 1 token per image, not {self.before}.")
+
+    def parameters(self) -> dict[str, Any]:
+        parts = ((part.name, name, value) for part in (self.first, self.then) for name, value in part.parameters().items())
+        return {"before": self.before, **{f"{part}.{name}": value for part, name, value in parts}}
+
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
+        if budget is None and self.before is None:
+            raise UserError(
+                f"'{self.name}' with a layer schedule must be told how many tokens enter the language model: set before=192."
+            )
+        if budget is not None and budget >= n_visual:
+            return {}
+        left = min(n_visual, 2 * budget if self.before is None else self.before)  # type: ignore[operator]  # one is given
+        early = self.first.plan(left, n_visual, n_layers)
+        late = self.then.plan(budget, left, n_layers)
+        if set(early) - {0} or 0 in late:
+            raise self._misjoined()
+        return {**early, **late}
+
+    def _misjoined(self) -> UserError:
+        return UserError(
+            f"'{self.name}' must join a method that works before the language model with one that works inside it, in this "
+            "order, as script+fastv does."
+        )
+
+    def scheduled(self, removed: float, first_layer: int) -> Method:
+        return replace(self, then=self.then.scheduled(removed, first_layer))
+
+    def at(self, stage: int) -> Method:
+        return self.first if stage == 0 else self.then
+
+    def reprunes(self) -> bool:
+        return self.then.reprunes()
+
+    def source(self) -> str:
+        return self.first.source()
+
+    def reduce(self, visual: Visual, k: int) -> Reduced:
+        raise UserError(f"'{self.name}' is two methods: use those of .at(0) and .at(1).")
+
+
+def joined(first: Method, then: Method, before: object = None) -> Method:
+    """The hybrid. UserError for a number of tokens that is none."""
+    if before is not None and (isinstance(before, bool) or not isinstance(before, int)):
+        raise UserError(f"'{first.name}+{then.name}' takes before as a number of tokens per image, not {before!r}.")
+    return Hybrid(first, then, before)

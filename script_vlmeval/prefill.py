@@ -1,0 +1,244 @@
+"""One prompt being pruned: what its prefill drops at each stage, and how its decoding steps must look afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import attention, plans, sequence
+from .encode import Chosen
+from .families import Family, Group
+from .methods import Method, Reduced, Visual
+from .methods.base import require_finite
+from .observe import Before, Observer, Text
+from .plans import Plan, Unit
+from .sequence import Stage
+from .trace import Trace
+
+_FROM_BEFORE = frozenset({"attention", "text_attention", "layer_keys", "text_keys"})  # read off the layer before a stage
+
+_TEXT = frozenset({"text", "text_keys", "text_attention", "given"})
+
+
+class Prefill:
+    """The prompt's pass through the language model, stage by stage, and the bookkeeping that its decoding needs.
+
+    groups: the images; text (B, L): real text tokens of the prompt. `start` prepares what enters the language model, `layer` what
+    enters a layer, `step` and `decode_mask` what a decoding step gives to both.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        plan: Plan,
+        groups: list[Group],
+        text: Tensor,
+        family: Family,
+        observer: Observer,
+        chosen: Chosen | None,
+        trace: Trace,
+    ) -> None:
+        self.method, self.plan, self.groups = method, plan, groups
+        self.text, self.family, self.observer, self.chosen, self.trace = text, family, observer, chosen, trace
+        self.units = [Unit.of_images(g) for g in groups]
+        self.after: list[Text] = []  # per unit inside: the prompt's text after it
+        self.inside: Stage | None = None  # the sequence as shortened inside the language model
+        self.layer_stage: dict[int, Stage] = {}
+        self.previous: tuple[nn.Module, Tensor, Any, Tensor | None] | None = None  # the layer before a stage, and its inputs
+        self.deepstack: tuple[list[Tensor], Tensor] | None = None  # features to add after layers, and (B, L) their rows, else -1
+
+    # -- before the language model -------------------------------------------------------------------------------------------
+    def start(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The language model's arguments, without what is dropped before it."""
+        x, mask, given = kwargs["inputs_embeds"], kwargs.get("attention_mask"), kwargs.get("position_ids")
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
+        self.length = x.shape[1]
+        self.base = Stage.whole(valid)
+        self._take_deepstack(kwargs)
+        if self.plan.before is not None:
+            x, self.base = self._reduce(0, x, self.base, self.plan.before, self._choose_before)
+            self.trace.relevance = self.observer.relevance
+        self.begin = x.shape[1]
+        self.removed = valid.sum(1) - self.base.valid.sum(1)
+        self.padded = not bool(self.base.valid.all())
+        # without positions a model counts the padding too, which methods would see in rotated keys
+        self.counted = given is None and self.padded and bool(self.plan.inside)
+        self.last_position = None if given is None else given[..., -1:].clone()
+        kwargs["inputs_embeds"] = x
+        # an explicit mask, always: without one, gaps in position_ids are taken for the borders of packed sequences
+        kwargs["attention_mask"] = self.base.valid.to(torch.long if mask is None else mask.dtype)
+        kwargs["position_ids"] = self._positions(given)
+        if kwargs.get("cache_position") is not None:
+            kwargs["cache_position"] = torch.arange(self.begin, device=x.device)
+        self._enter(x)
+        return kwargs
+
+    def _positions(self, given: Tensor | None) -> Tensor | None:
+        if self.family.positions == "renumber":
+            return (self.base.valid.long().cumsum(1) - 1).clamp_min(0) if given is not None or self.counted else None
+        if given is None:
+            given = torch.arange(self.length, device=self.base.index.device)[None]
+        return sequence.take_positions(given, self.base.origin)
+
+    def _take_deepstack(self, kwargs: dict[str, Any]) -> None:
+        """Features that the model adds again to its visual tokens after early layers: added by `leave` to those that stay."""
+        mask, features = kwargs.pop("visual_pos_masks", None), kwargs.pop("deepstack_visual_embeds", None)
+        if mask is None or not features:
+            return
+        mask = mask[..., 0] if mask.ndim == 3 else mask
+        rank = mask.flatten().long().cumsum(0).view(mask.shape) - 1
+        self.deepstack = (list(features), rank.masked_fill(~mask, -1))
+
+    def leave(self, i: int, hidden: Tensor) -> Tensor:
+        """What a layer puts out, with the features that the model adds after it."""
+        if self.deepstack is None or i >= len(self.deepstack[0]):
+            return hidden
+        features, rank = self.deepstack
+        now = self.base if self.inside is None else self.inside
+        index = now.index if now is self.base else self.base.index.gather(1, now.index)
+        rows = rank.gather(1, index)
+        added = features[i].to(hidden)[rows.clamp_min(0)]
+        return hidden + added.masked_fill((rows < 0)[..., None], 0)
+
+    def _enter(self, x: Tensor) -> None:
+        """The sets among which later stages choose, and what the language model was given of them."""
+        if not self.plan.inside:
+            return
+        if self.plan.samples is not None:
+            sizes = [g.at.flatten(1).shape[1] for g in self.groups]
+            self.units = plans.united(self.units, self.plan.samples, x.shape[:2], sizes)
+        if _TEXT & self.method.needs:
+            text = self.text.gather(1, self.base.index) & self.base.valid
+            self.after = [Text.behind(u, text, x, self.method.needs) for u in self.units]
+
+    # -- the only place where tokens disappear -------------------------------------------------------------------------------
+    def _reduce(
+        self, stage: int, x: Tensor, now: Stage, sizes: list[int], choose: Callable[[int, Tensor, int], Reduced]
+    ) -> tuple[Tensor, Stage]:
+        """The sequence x (B, L, D) without the tokens that the method drops at this stage, and its bookkeeping."""
+        drop = torch.zeros_like(now.valid)
+        origin = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
+        reductions = [choose(u, x, k) for u, k in enumerate(sizes)]
+        x = x.clone()
+        for u, (unit, reduced) in enumerate(zip(self.units, reductions, strict=True)):
+            row = unit.row[:, None]
+            slot, source = sequence.place(reduced.keep, unit.at.shape[1] // reduced.keep.shape[1])
+            drop[row, unit.at] = True
+            at = unit.at.gather(1, slot)
+            drop[row, at] = False
+            x[row, at] = reduced.tokens.flatten(1, 2).to(x.dtype)
+            origin[row, at] = unit.at.gather(1, source)
+            self.units[u] = unit.kept(slot, (reduced.keep < 0).flatten(1))
+            if slot.shape != unit.at.shape:
+                kept = reduced.keep if stage == 0 else self.units[u].index[:, None]
+                self.trace.note(stage, unit.row, kept)
+        then, place = now.shrink(~drop, origin)
+        self.units = [unit.moved(place) for unit in self.units]
+        self.after = [text.moved(unit.row, place) for unit, text in zip(self.units, self.after, strict=False)]
+        self.trace.stages[stage] = then.valid.sum(1)
+        return sequence.take(x, then.step), then
+
+    def _choose_before(self, u: int, x: Tensor, k: int) -> Reduced:
+        """What the method makes of a group of images before the language model."""
+        group, method = self.groups[u], self.method.at(0)
+        see: Callable[[], Visual] = lambda: self.observer.before(group, x, self.text)  # noqa: E731
+        if self.chosen is None or not method.nested:
+            return method(see(), k)
+        n, budgets = group.at.shape[2], [b for b in self.chosen.budgets if b]
+        sizes = [plans.before(self.method, b, n, self.plan.layers) for b in budgets]
+        keep = self.chosen.keep(method, u, k, sizes, see)
+        at = group.at.flatten(1).unflatten(1, (keep.shape[1], -1))
+        return Reduced(keep, x[group.row[:, None, None], at.gather(2, keep)])
+
+    # -- inside --------------------------------------------------------------------------------------------------------------
+    def layer(self, i: int, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """What enters a layer; its other arguments are changed in kwargs."""
+        if i > 0 and i in self.plan.inside:
+            rope, mask = kwargs["position_embeddings"], kwargs.get("attention_mask")
+            flat = "flash" in layer.self_attn.config._attn_implementation  # type: ignore[operator, union-attr]
+            now = self.inside or Stage.whole(self.base.valid, rope, mask, flat)
+            before = self._look(i, layer, hidden, now, kwargs.get("past_key_values"))
+
+            def choose(u: int, x: Tensor, k: int) -> Reduced:
+                return self._choose_inside(i, u, x, k, before)
+
+            hidden, self.inside = self._reduce(i, hidden, now, self.plan.inside[i], choose)
+        if self.inside is not None:
+            self.layer_stage[i] = self.inside
+            kwargs["position_embeddings"], kwargs["attention_mask"] = self.inside.rope, self.inside.mask
+            if kwargs.get("position_ids") is not None:
+                kwargs["position_ids"] = None  # a layer reads it only to tell packed sequences apart, which these are not
+            if kwargs.get("cache_position") is not None:
+                kwargs["cache_position"] = kwargs["cache_position"][: hidden.shape[1]]
+        self.previous = None
+        if i + 1 in self.plan.inside and _FROM_BEFORE & self.method.needs:
+            self.previous = (layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
+        return hidden
+
+    def _choose_inside(self, stage: int, u: int, x: Tensor, k: int, before: Before) -> Reduced:
+        """What the method makes of the sets of a unit at the entry of a layer."""
+        unit, method = self.units[u], self.method.at(stage)
+        n = unit.at.shape[1]
+        if 0 < k < n:
+            text = self.after[u] if self.after else None
+            return method(self.observer.inside(unit, text, x, before, u), k)
+        tokens = x[unit.row[:, None], unit.at][:, None]
+        require_finite(tokens, f"the visual tokens given to '{method.name}'")
+        keep = torch.arange(min(k, n), device=x.device).expand(len(unit.row), 1, -1)  # none, or all
+        return Reduced(keep, tokens[:, :, : keep.shape[2]])
+
+    def _look(self, i: int, layer: nn.Module, hidden: Tensor, now: Stage, cache: Any) -> Before:
+        """What there is to see before layer i: of the layer before it, and of itself."""
+        needs, last, keys = self.method.needs, now.last()[:, None], None
+        found: dict[str, Any] = {}
+        if self.previous is not None:
+            keys = _cached_keys(cache, i - 1, hidden)
+            if keys is None:
+                keys = attention.project(*self.previous[:3])[1]
+        if "attention" in needs and self.previous is not None:
+            found["attention"] = attention.received(*self.previous, last, keys)[:, 0]
+        if "ahead" in needs:
+            found["ahead"] = attention.received(layer, hidden, now.rope, now.mask, last)[:, 0]
+        if "text_attention" in needs and self.previous is not None:
+            found["from_text"] = [
+                attention.received(*attention.of_rows(self.previous, u.row), t.at, keys[u.row])  # type: ignore[index]
+                for u, t in zip(self.units, self.after, strict=True)
+            ]
+        if {"layer_keys", "text_keys"} & needs and keys is not None:
+            found["keys"] = keys.transpose(1, 2).flatten(2)
+        return Before(**found)
+
+    # -- decoding ------------------------------------------------------------------------------------------------------------
+    def step(self, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
+        """The language model's arguments at a decoding step on a cache whose first layer holds `past` tokens."""
+        self.past, new = past, kwargs["inputs_embeds"].shape[1]
+        mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if mask is not None:
+            kwargs["attention_mask"] = torch.cat([self.base.valid.to(mask.dtype), mask[:, self.length :]], 1)
+        elif self.padded:
+            tail = self.base.valid.new_ones(len(self.base.valid), past + new - self.begin)
+            kwargs["attention_mask"] = torch.cat([self.base.valid, tail], 1).long()
+        if self.family.positions == "renumber" and self.counted and positions is None:
+            steps = torch.arange(past - self.begin, past - self.begin + new, device=self.removed.device)
+            kwargs["position_ids"] = self.base.valid.sum(1, keepdim=True) + steps
+        elif self.family.positions == "renumber":
+            kwargs["position_ids"] = None if positions is None else positions - self.removed[:, None]
+        elif positions is None:
+            kwargs["position_ids"] = (torch.arange(past, past + new, device=self.removed.device) + self.length - self.begin)[None]
+        if kwargs.get("cache_position") is not None:
+            kwargs["cache_position"] = kwargs["cache_position"] - (self.length - self.begin)
+        return kwargs
+
+    def decode_mask(self, i: int, mask: Tensor | None, new: int) -> Tensor | None:
+        """The attention mask of a decoding step at a layer, from that of the first layer."""
+        return self.layer_stage[i].decode_mask(mask, self.begin, self.past, new) if i in self.layer_stage else mask
+
+
+def _cached_keys(cache: Any, i: int, hidden: Tensor) -> Tensor | None:
+    """The keys of a layer where the cache holds them plainly; None where it quantises them or keeps them elsewhere."""
+    keys = getattr(cache.layers[i], "keys", None) if cache is not None and len(getattr(cache, "layers", ())) > i else None
+    fits = isinstance(keys, Tensor) and keys.ndim == 4 and keys.device == hidden.device and keys.is_floating_point()
+    return keys if fits else None
