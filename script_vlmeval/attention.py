@@ -1,21 +1,23 @@
 """The attention rows that methods need, from the layers' own code, on any attention backend.
 
 `output_attentions` forces the eager kernel and N x N memory. Instead the text config's attention function is swapped for one
-that captures the rotated queries and keys and stops there, so projections, norms, grouping and rotary embedding are all the
-model's own code; only the rows that are asked for are computed, in fp32.
+that takes the rotated queries and keys, and stops there or goes on to the real one, so projections, norms, grouping and rotary
+embedding are all the model's own code; of the softmax only the rows that are asked for are computed, in fp32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from .sequence import take, take_rope
 
-_NAME = "script_vlmeval_capture"
+_NAME, _LISTENING = "script_vlmeval_capture", "script_vlmeval_listen"
 _CHUNK = 64  # rows at a time: (heads x rows x length) of them are in memory
 _ALIKE = 8  # rows from which on a matrix product rounds as one of any number of rows does, here and in most libraries
 
@@ -34,6 +36,7 @@ def _register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(_NAME, _capture)
+    AttentionInterface.register(_LISTENING, _listen)
 
 
 def _captured(attention: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
@@ -69,45 +72,96 @@ def from_cls(layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return torch.softmax(scores, -1)[:, :, 0, 1:].mean(1), key[:, :, 1:].float().mean(1)
 
 
-Inputs: TypeAlias = tuple[nn.Module, Tensor, tuple[Tensor, ...], Tensor | None]  # a layer, hidden states, rotary tables, mask
+@dataclass
+class Pass:
+    """One layer's pass over a prompt, to ask what its positions attend to.
 
-
-def of_rows(inputs: Inputs, row: Tensor) -> Inputs:
-    """A layer's inputs for some samples of the batch, in any order."""
-    layer, hidden, rope, mask = inputs
-    rope = tuple(c if c.shape[-3] == 1 else c.index_select(-3, row) for c in rope)
-    return layer, hidden[row], rope, mask if mask is None or len(mask) == 1 else mask[row]
-
-
-def received(
-    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, ...], mask: Tensor | None, at: Tensor, keys: Tensor | None = None
-) -> Tensor:
-    """(B, M, L) what the positions `at` (B, M) attend to in a layer: after the softmax over all positions, heads averaged, fp32.
-
-    hidden (B, L, D) is the layer's input; mask its attention mask (None, (B, L) or (B, 1, L, L)); keys the layer's rotated keys
-    from the cache, which saves projecting them again. Where the model is float32, the same bits as its eager kernel's.
+    Queries and keys are those that the layer itself makes where its kernel was overheard, else they are projected: for the
+    rows that are asked for, and for all keys where none are at hand.
     """
-    if keys is None:
-        keys = project(layer, hidden, rope)[1]
-    grouped: Any = layer.self_attn
-    keys = keys.float().repeat_interleave(grouped.num_key_value_groups, 1)
-    parts = [_rows(layer, hidden, rope, mask, part, keys).mean(1) for part in at.split(_CHUNK, 1)]
-    return torch.cat(parts, 1)
 
+    layer: nn.Module
+    hidden: Tensor  # (B, L, D) the layer's input
+    rope: tuple[Tensor, ...]
+    mask: Tensor | None  # None, (B, L) or (B, 1, L, L)
+    query: Tensor | None = None  # (B, H, L, d) rotated
+    key: Tensor | None = None  # (B, H_kv, L, d) rotated
 
-def _rows(layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, ...], mask: Tensor | None, at: Tensor, keys: Tensor) -> Tensor:
-    """(B, H, M, L), for keys (B, H, L, d)."""
-    attention: Any = layer.self_attn
-    some = torch.cat([at, at[:, :1].expand(-1, _ALIKE - at.shape[1])], 1) if at.shape[1] < _ALIKE else at
-    query, _ = project(layer, take(hidden, some), tuple(take_rope(c, some) for c in rope))
-    scores = torch.matmul(query.float(), keys.transpose(2, 3))[:, :, : at.shape[1]] * attention.scaling
-    later = torch.arange(keys.shape[2], device=at.device) > at[..., None]
-    if mask is not None and mask.ndim == 4:
-        rows = mask.expand(len(at), -1, -1, -1)[..., : keys.shape[2]]
+    def of(self, row: Tensor) -> Pass:
+        """The same for some samples of the batch, in any order."""
+        rope = tuple(c if c.shape[-3] == 1 else c.index_select(-3, row) for c in self.rope)
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[row]
+        query, key = (None if x is None else x[row] for x in (self.query, self.key))
+        return Pass(self.layer, self.hidden[row], rope, mask, query, key)
+
+    def keys(self) -> Tensor:
+        if self.key is None:
+            self.key = project(self.layer, self.hidden, self.rope)[1]
+        return self.key
+
+    def received(self, at: Tensor) -> Tensor:
+        """(B, M, L) what the positions `at` (B, M) attend to: after the softmax over all positions, heads averaged, in fp32.
+
+        Where the model is float32, the same bits as its eager kernel's.
+        """
+        keys = self.keys().float()
+        return torch.cat([self._weights(part, keys).mean(1) for part in at.split(_CHUNK, 1)], 1)
+
+    def _weights(self, at: Tensor, keys: Tensor) -> Tensor:
+        """(B, H, M, L), for keys (B, H_kv, L, d)."""
+        some = torch.cat([at, at[:, :1].expand(-1, _ALIKE - at.shape[1])], 1) if at.shape[1] < _ALIKE else at
+        query = self._query(some).float()
+        b, heads, m, d = query.shape
+        grouped = query.reshape(b, keys.shape[1], -1, d)  # the heads that share keys, one below the other
+        attention: Any = self.layer.self_attn
+        scores = torch.matmul(grouped, keys.transpose(2, 3)).view(b, heads, m, -1)[:, :, : at.shape[1]] * attention.scaling
+        low, later = torch.finfo(scores.dtype).min, torch.arange(keys.shape[2], device=at.device) > at[..., None]
+        if self.mask is None or self.mask.ndim == 2:
+            unseen = later if self.mask is None else later | ~self.mask[:, None].bool()
+            return torch.softmax(scores.masked_fill(unseen[:, None], low), -1)
+        rows = self.mask.expand(len(at), -1, -1, -1)[..., : keys.shape[2]]
         rows = rows.gather(2, at[:, None, :, None].expand(-1, rows.shape[1], -1, rows.shape[3]))
-        low = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~rows, low) if rows.dtype == torch.bool else scores + rows.float()
-    else:
-        hidden_keys = later if mask is None else later | ~mask[:, None].bool()
-        scores = scores.masked_fill(hidden_keys[:, None], torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, -1)
+        return torch.softmax(scores, -1)
+
+    def _query(self, at: Tensor) -> Tensor:
+        """(B, H, M, d)."""
+        if self.query is None:
+            return project(self.layer, take(self.hidden, at), tuple(take_rope(c, at) for c in self.rope))[0]
+        return self.query.gather(2, at[:, None, :, None].expand(-1, self.query.shape[1], -1, self.query.shape[3]))
+
+
+class Overheard:
+    """Takes queries and keys from a layer's next pass, on their way to its kernel. `stop` puts back what a failed pass left.
+
+    Only kernels that are registered by name can be overheard; a model's own eager function is not.
+    """
+
+    def __init__(self, what: Pass) -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        _register()
+        self._what = what
+        attention: Any = what.layer.self_attn
+        self._config: Any = attention.config
+        self._kernel: str = self._config._attn_implementation
+        if self._kernel in ALL_ATTENTION_FUNCTIONS.valid_keys():
+            self._run: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[self._kernel]
+            self._config._attn_implementation_internal = _LISTENING
+            _LISTENERS[id(self._config)] = self
+
+    def hear(self, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.stop()
+        self._what.query, self._what.key = query, key
+        return self._run(module, query, key, *args, **kwargs)
+
+    def stop(self) -> None:
+        if _LISTENERS.pop(id(self._config), None) is not None:
+            self._config._attn_implementation_internal = self._kernel
+
+
+_LISTENERS: dict[int, Overheard] = {}  # by the configuration of the layer that is about to run
+
+
+def _listen(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return _LISTENERS[id(module.config)].hear(module, *args, **kwargs)

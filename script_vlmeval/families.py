@@ -6,8 +6,9 @@ sequence (LLaVA-1.5, as the releases do); `keep` leaves every kept token its pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -75,32 +76,53 @@ def _split_llava(model: nn.Module, ids: Tensor, positions: Tensor | None) -> lis
 
 def _split_qwen(model: nn.Module, ids: Tensor, positions: Tensor | None) -> list[Group]:
     """A run of placeholders is an image of one tile, or a video of one per temporal patch. Heights and widths are read off the
-    positions, which every version hands to the language model; the processor's grids do not get that far."""
-    visual = visual_mask(model, ids)
-    row, column = visual.nonzero(as_tuple=True)
+    positions, which every version hands to the language model; the processor's grids do not get that far.
+
+    Qwen3-VL puts each frame of a video, behind its time as text, into a run of its own: frames of one size that follow each other
+    without an image between them are one video.
+    """
+    row, column = visual_mask(model, ids).nonzero(as_tuple=True)
+    found: dict[tuple[int, int, int], tuple[list[int], list[Tensor]]] = {}
+    joins: bool = model.config.model_type == "qwen3_vl"  # type: ignore[union-attr]
+    for (sample, height, width, _), pieces in _joined(_runs(model, ids, positions, row, column), joins):
+        at = torch.cat([column[start : start + n] for start, n in pieces])
+        rows, places = found.setdefault((len(at), height, width), ([], []))
+        rows.append(sample)
+        places.append(at.view(-1, height * width))
+    return [Group(torch.tensor(rows, device=ids.device), torch.stack(at), (h, w)) for (_, h, w), (rows, at) in found.items()]
+
+
+_Run: TypeAlias = tuple[tuple[int, int, int, bool], tuple[int, int]]  # (sample, rows, columns, is video), (start, length)
+
+
+def _runs(model: nn.Module, ids: Tensor, positions: Tensor | None, row: Tensor, column: Tensor) -> list[_Run]:
+    """The runs of placeholders, which stand at `row` and `column`. UserError where one is no full rectangle."""
     if not len(row):
         return []
     if positions is None or positions.ndim != 3:
         raise UserError(
-            "The visual tokens have no positions on three axes: give mm_token_type_ids and grids as the processor does."
+            "Visual tokens need positions on three axes: give mm_token_type_ids and grids as the processor makes them."
         )
     begins = torch.ones_like(row, dtype=torch.bool)
     begins[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1] + 1)
-    run = begins.long().cumsum(0) - 1
-    first = begins.nonzero()[:, 0]
+    run, first = begins.long().cumsum(0) - 1, begins.nonzero()[:, 0]
     sides = [_extent(axis.expand_as(ids)[row, column], run, len(first)) for axis in positions[-2:]]
-    length = torch.bincount(run)
-    found: dict[tuple[int, int, int], list[int]] = {}
-    for i, (n, h, w) in enumerate(torch.stack([length, *sides], 1).tolist()):
-        if n % (h * w):
-            raise UserError(f"The prompt holds {n} placeholders for an image of {h} x {w} visual tokens: was it truncated?")
-        found.setdefault((n, h, w), []).append(i)
-    groups = []
-    for (n, h, w), runs in found.items():
-        start = first[runs]
-        at = column[start[:, None] + torch.arange(n, device=ids.device)]
-        groups.append(Group(row[start], at.view(len(runs), -1, h * w), (h, w)))
-    return groups
+    video = ids[row[first], column[first]].eq(model.config.video_token_id)  # type: ignore[arg-type, union-attr]
+    table = torch.stack([row[first], *sides, video.long(), first, torch.bincount(run)], 1)
+    runs: list[_Run] = []
+    for sample, height, width, moving, start, n in table.tolist():
+        if n % (height * width):
+            raise UserError(
+                f"The prompt holds {n} placeholders for an image of {height} x {width} visual tokens: was it truncated?"
+            )
+        runs.append(((sample, height, width, bool(moving)), (start, n)))
+    return runs
+
+
+def _joined(runs: Iterable[_Run], joins: bool) -> Iterator[tuple[tuple[int, int, int, bool], list[tuple[int, int]]]]:
+    """Each run alone or, where frames are runs, successive ones of a video together."""
+    for (_, what), together in groupby(enumerate(runs), key=lambda run: (-1 if joins and run[1][0][3] else run[0], run[1][0])):
+        yield what, [piece for _, (_, piece) in together]
 
 
 def _extent(places: Tensor, run: Tensor, runs: int) -> Tensor:

@@ -57,10 +57,10 @@ class Unit:
     image: Tensor  # (I, n) which image of the sample, counted from 0
     frame: Tensor  # (I, n) which tile or frame, counted from 0 over the images of the set
 
-    def kept(self, slot: Tensor, merged: Tensor) -> Unit:
-        """The tokens in these slots (I, k) alone; merged (I, k) marks those that stand for no single position."""
-        index = self.index.gather(1, slot).masked_fill(merged, -1)
-        return Unit(self.row, self.at.gather(1, slot), index, self.image.gather(1, slot), self.frame.gather(1, slot))
+    def kept(self, slot: Tensor, source: Tensor, merged: Tensor) -> Unit:
+        """The tokens of these places (I, k), where they are to stand in `slot`; merged (I, k) marks those of no single place."""
+        index, image, frame = (x.gather(1, source) for x in (self.index, self.image, self.frame))
+        return Unit(self.row, self.at.gather(1, slot), index.masked_fill(merged, -1), image, frame)
 
     def moved(self, place: Tensor) -> Unit:
         """The same in a shortened sequence, where each old position has its new place (B, L)."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from . import attention, plans, sequence
+from . import plans, sequence
+from .attention import Overheard, Pass
 from .encode import Chosen
 from .families import Family, Group
-from .methods import Method, Reduced, Visual
+from .methods import Method, Visual
 from .methods.base import require_finite
 from .observe import Before, Observer, Text
 from .plans import Plan, Unit
@@ -20,6 +21,7 @@ from .trace import Trace
 
 _FROM_BEFORE = frozenset({"attention", "text_attention", "layer_keys", "text_keys"})  # read off the layer before a stage
 
+Choice: TypeAlias = tuple[Tensor, Tensor | None]  # kept indices (I, G, k), and features (I, G, k, D) where they are others
 _TEXT = frozenset({"text", "text_keys", "text_attention", "given"})
 
 
@@ -47,7 +49,8 @@ class Prefill:
         self.after: list[Text] = []  # per unit inside: the prompt's text after it
         self.inside: Stage | None = None  # the sequence as shortened inside the language model
         self.layer_stage: dict[int, Stage] = {}
-        self.previous: tuple[nn.Module, Tensor, Any, Tensor | None] | None = None  # the layer before a stage, and its inputs
+        self.previous: Pass | None = None  # of the layer before a stage
+        self.overheard: Overheard | None = None
         self.deepstack: tuple[list[Tensor], Tensor] | None = None  # features to add after layers, and (B, L) their rows, else -1
 
     # -- before the language model -------------------------------------------------------------------------------------------
@@ -98,8 +101,11 @@ class Prefill:
             return hidden
         features, rank = self.deepstack
         now = self.base if self.inside is None else self.inside
-        index = now.index if now is self.base else self.base.index.gather(1, now.index)
-        rows = rank.gather(1, index)
+        origin = now.origin if now is self.base else self.base.origin.gather(1, now.origin)
+        rows = rank.gather(1, origin)
+        for unit in self.units:  # a merged token stands for no place, whose features it could get
+            row = unit.row[:, None]
+            rows[row, unit.at] = rows[row, unit.at].masked_fill(unit.index < 0, -1)
         added = features[i].to(hidden)[rows.clamp_min(0)]
         return hidden + added.masked_fill((rows < 0)[..., None], 0)
 
@@ -116,24 +122,25 @@ class Prefill:
 
     # -- the only place where tokens disappear -------------------------------------------------------------------------------
     def _reduce(
-        self, stage: int, x: Tensor, now: Stage, sizes: list[int], choose: Callable[[int, Tensor, int], Reduced]
+        self, stage: int, x: Tensor, now: Stage, sizes: list[int], choose: Callable[[int, Tensor, int], Choice]
     ) -> tuple[Tensor, Stage]:
         """The sequence x (B, L, D) without the tokens that the method drops at this stage, and its bookkeeping."""
         drop = torch.zeros_like(now.valid)
         origin = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
-        reductions = [choose(u, x, k) for u, k in enumerate(sizes)]
-        x = x.clone()
-        for u, (unit, reduced) in enumerate(zip(self.units, reductions, strict=True)):
+        choices = [choose(u, x, k) for u, k in enumerate(sizes)]
+        x = x if all(tokens is None for _, tokens in choices) else x.clone()
+        for u, (unit, (keep, tokens)) in enumerate(zip(self.units, choices, strict=True)):
             row = unit.row[:, None]
-            slot, source = sequence.place(reduced.keep, unit.at.shape[1] // reduced.keep.shape[1])
+            slot, source = sequence.place(keep, unit.at.shape[1] // keep.shape[1])
             drop[row, unit.at] = True
             at = unit.at.gather(1, slot)
             drop[row, at] = False
-            x[row, at] = reduced.tokens.flatten(1, 2).to(x.dtype)
+            if tokens is not None:
+                x[row, at] = tokens.flatten(1, 2).to(x.dtype)
             origin[row, at] = unit.at.gather(1, source)
-            self.units[u] = unit.kept(slot, (reduced.keep < 0).flatten(1))
+            self.units[u] = unit.kept(slot, source, (keep < 0).flatten(1))
             if slot.shape != unit.at.shape:
-                kept = reduced.keep if stage == 0 else self.units[u].index[:, None]
+                kept = keep if stage == 0 else self.units[u].index[:, None]
                 self.trace.note(stage, unit.row, kept)
         then, place = now.shrink(~drop, origin)
         self.units = [unit.moved(place) for unit in self.units]
@@ -141,17 +148,15 @@ class Prefill:
         self.trace.stages[stage] = then.valid.sum(1)
         return sequence.take(x, then.step), then
 
-    def _choose_before(self, u: int, x: Tensor, k: int) -> Reduced:
+    def _choose_before(self, u: int, x: Tensor, k: int) -> Choice:
         """What the method makes of a group of images before the language model."""
         group, method = self.groups[u], self.method.at(0)
         see: Callable[[], Visual] = lambda: self.observer.before(group, x, self.text)  # noqa: E731
         if self.chosen is None or not method.nested:
-            return method(see(), k)
+            return _chosen(method, see(), k)
         n, budgets = group.at.shape[2], [b for b in self.chosen.budgets if b]
         sizes = [plans.before(self.method, b, n, self.plan.layers) for b in budgets]
-        keep = self.chosen.keep(method, u, k, sizes, see)
-        at = group.at.flatten(1).unflatten(1, (keep.shape[1], -1))
-        return Reduced(keep, x[group.row[:, None, None], at.gather(2, keep)])
+        return self.chosen.keep(method, u, k, sizes, see), None
 
     # -- inside --------------------------------------------------------------------------------------------------------------
     def layer(self, i: int, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -162,7 +167,7 @@ class Prefill:
             now = self.inside or Stage.whole(self.base.valid, rope, mask, flat)
             before = self._look(i, layer, hidden, now, kwargs.get("past_key_values"))
 
-            def choose(u: int, x: Tensor, k: int) -> Reduced:
+            def choose(u: int, x: Tensor, k: int) -> Choice:
                 return self._choose_inside(i, u, x, k, before)
 
             hidden, self.inside = self._reduce(i, hidden, now, self.plan.inside[i], choose)
@@ -175,40 +180,41 @@ class Prefill:
                 kwargs["cache_position"] = kwargs["cache_position"][: hidden.shape[1]]
         self.previous = None
         if i + 1 in self.plan.inside and _FROM_BEFORE & self.method.needs:
-            self.previous = (layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
+            self.previous = Pass(layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
+            self.overheard = Overheard(self.previous)
         return hidden
 
-    def _choose_inside(self, stage: int, u: int, x: Tensor, k: int, before: Before) -> Reduced:
+    def end(self) -> None:
+        """Put back what a pass that failed may have left."""
+        if self.overheard is not None:
+            self.overheard.stop()
+
+    def _choose_inside(self, stage: int, u: int, x: Tensor, k: int, before: Before) -> Choice:
         """What the method makes of the sets of a unit at the entry of a layer."""
         unit, method = self.units[u], self.method.at(stage)
         n = unit.at.shape[1]
         if 0 < k < n:
             text = self.after[u] if self.after else None
-            return method(self.observer.inside(unit, text, x, before, u), k)
-        tokens = x[unit.row[:, None], unit.at][:, None]
-        require_finite(tokens, f"the visual tokens given to '{method.name}'")
-        keep = torch.arange(min(k, n), device=x.device).expand(len(unit.row), 1, -1)  # none, or all
-        return Reduced(keep, tokens[:, :, : keep.shape[2]])
+            return _chosen(method, self.observer.inside(unit, text, x, before, u), k)
+        require_finite(x[unit.row[:, None], unit.at], f"the visual tokens given to '{method.name}'")
+        return torch.arange(min(k, n), device=x.device).expand(len(unit.row), 1, -1), None  # none, or all
 
     def _look(self, i: int, layer: nn.Module, hidden: Tensor, now: Stage, cache: Any) -> Before:
         """What there is to see before layer i: of the layer before it, and of itself."""
-        needs, last, keys = self.method.needs, now.last()[:, None], None
+        needs, last, previous = self.method.needs, now.last()[:, None], self.previous
         found: dict[str, Any] = {}
-        if self.previous is not None:
-            keys = _cached_keys(cache, i - 1, hidden)
-            if keys is None:
-                keys = attention.project(*self.previous[:3])[1]
-        if "attention" in needs and self.previous is not None:
-            found["attention"] = attention.received(*self.previous, last, keys)[:, 0]
         if "ahead" in needs:
-            found["ahead"] = attention.received(layer, hidden, now.rope, now.mask, last)[:, 0]
-        if "text_attention" in needs and self.previous is not None:
-            found["from_text"] = [
-                attention.received(*attention.of_rows(self.previous, u.row), t.at, keys[u.row])  # type: ignore[index]
-                for u, t in zip(self.units, self.after, strict=True)
-            ]
-        if {"layer_keys", "text_keys"} & needs and keys is not None:
-            found["keys"] = keys.transpose(1, 2).flatten(2)
+            found["ahead"] = Pass(layer, hidden, now.rope, now.mask).received(last)[:, 0]
+        if previous is None:
+            return Before(**found)
+        if previous.key is None:
+            previous.key = _cached_keys(cache, i - 1, hidden)
+        if "attention" in needs:
+            found["attention"] = previous.received(last)[:, 0]
+        if "text_attention" in needs:
+            found["from_text"] = [previous.of(u.row).received(t.at) for u, t in zip(self.units, self.after, strict=True)]
+        if {"layer_keys", "text_keys"} & needs:
+            found["keys"] = previous.keys().transpose(1, 2).flatten(2)
         return Before(**found)
 
     # -- decoding ------------------------------------------------------------------------------------------------------------
@@ -235,6 +241,14 @@ class Prefill:
     def decode_mask(self, i: int, mask: Tensor | None, new: int) -> Tensor | None:
         """The attention mask of a decoding step at a layer, from that of the first layer."""
         return self.layer_stage[i].decode_mask(mask, self.begin, self.past, new) if i in self.layer_stage else mask
+
+
+def _chosen(method: Method, visual: Visual, k: int) -> Choice:
+    """What the method keeps. One that only selects moves no feature."""
+    if type(method).reduce is Method.reduce and k < visual.shape[2]:
+        return method.many(visual, [k])[0], None
+    reduced = method(visual, k)
+    return reduced.keep, reduced.tokens
 
 
 def _cached_keys(cache: Any, i: int, hidden: Tensor) -> Tensor | None:

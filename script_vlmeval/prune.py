@@ -70,6 +70,8 @@ class pruning:
         self._reset()
 
     def _reset(self) -> None:
+        if (pruned := getattr(self, "pruned", None)) is not None:
+            pruned.end()
         self.prompt = False  # whether this forward reads a prompt
         self.pruned: Prefill | None = None  # the current prompt, where something is dropped from it
         self.ids: Tensor | None = None
@@ -185,6 +187,12 @@ class pruning:
         """Selection inside the language model happens once, at a prompt whose last token is there to ask and to answer."""
         if again and not self.method.reprunes():
             raise UserError("Pruning inside the language model needs use_cache=True: without it every step would select again.")
+        kinds = sorted(set(getattr(self.lm.config, "layer_types", None) or ()))
+        if len(kinds) > 1:
+            raise UserError(
+                f"The layers of this model look at different stretches of the prompt ({', '.join(kinds)}): tokens can be dropped "
+                "before the language model, not inside it."
+            )
         if cache is not None and self.method.reprunes():
             raise UserError("reprune_each_step reproduces generation without a cache: call generate() with use_cache=False.")
         real = torch.arange(text.shape[1], device=text.device) * (text | visual)

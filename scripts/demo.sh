@@ -122,7 +122,7 @@ check() {
 part() {
   local label=$1 best=255 worst=0 code=0
   shift
-  echo "== $label: $* =="
+  echo "== ${label%%_*} on $* =="
   choose "$label" 0 1
   local data=(--data "$@") all=("${chosen[@]}" --data "$@")
   if ((${#gpus[@]} > 1)); then

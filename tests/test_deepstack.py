@@ -168,7 +168,6 @@ def test_each_token_gets_its_own_features(model: Any, stage: int, left: list[Lef
     gets_its_own(model, method, stage, left)
 
 
-@pytest.mark.xfail(strict=True, reason="features, and positions in the trace, are those of the place that a token moved to")
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_tokens_that_make_room_for_a_merged_one_keep_their_features(model: Any, stage: int, left: list[Left]):
     """It follows the kept ones of its image, so those at the end stand in others' places."""

@@ -316,10 +316,7 @@ def test_a_batch_without_images_is_left_alone(family: str):
     assert not trace.kept
 
 
-VIDEO_IN_PIECES = pytest.mark.xfail(strict=True, reason="each frame of a Qwen3-VL video counts as an image of its own")
-
-
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", pytest.param("qwen3_vl", marks=VIDEO_IN_PIECES)])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_methods_that_compare_frames_see_a_video_as_one(family: str):
     """EVS keeps the first frame first, and only then what changed."""
     f, model = FAMILIES[family], model_of(family, "sdpa")

@@ -193,7 +193,7 @@ def test_scores_are_added_up_in_float32_whatever_the_model_is(dtype: torch.dtype
     hidden = torch.randn(1, 200, models.WIDTH, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
         inputs = rows_of(model, hidden, None)
-        found = attention.received(*inputs, torch.tensor([[199]]))
+        found = attention.Pass(*inputs).received(torch.tensor([[199]]))
         query, keys = attention.project(*inputs[:3])
     scores = query[0, :, -1:].double() @ keys[0].repeat_interleave(2, 0).double().transpose(1, 2) * inputs[0].self_attn.scaling
     expected = scores.softmax(-1).mean(0)
@@ -212,5 +212,5 @@ def test_many_rows_at_once_are_the_rows_one_by_one():
         inputs = rows_of(model, hidden, None)
         causal = torch.full((150, 150), torch.finfo(torch.float32).min).triu(1)[None, None]
         full = inputs[0].self_attn(inputs[0].input_layernorm(hidden), inputs[2], causal)[1].mean(1)
-        found = attention.received(*inputs, at)
+        found = attention.Pass(*inputs).received(at)
     torch.testing.assert_close(found, full.gather(1, at[..., None].expand(-1, -1, 150)), atol=1e-6, rtol=1e-5)

@@ -295,19 +295,23 @@ def test_attention_is_what_the_eager_layer_computes(stage: int, attn: str):
     attention_agrees(stage, attn)
 
 
-_received = attention.received
+_weights = attention.Pass._weights
+
+
+def _other(change: Callable[[attention.Pass], dict[str, Any]]) -> Callable[..., Tensor]:
+    return lambda self, at, keys: _weights(replace(self, query=None, **change(self)), at, keys)
+
+
 WRONG_ATTENTION = {
-    "mask": lambda layer, hidden, rope, mask, at, keys: _received(layer, hidden, rope, None, at, keys),
-    "position": lambda layer, hidden, rope, mask, at, keys: _received(
-        layer, hidden, tuple(c.roll(1, 1) for c in rope), mask, at, keys
-    ),
-    "row": lambda layer, hidden, rope, mask, at, keys: _received(layer, hidden.flip(1), rope, mask, at, keys),
+    "mask": _other(lambda p: {"mask": None}),
+    "position": _other(lambda p: {"rope": tuple(c.roll(1, 1) for c in p.rope)}),
+    "row": _other(lambda p: {"hidden": p.hidden.flip(1)}),
 }
 
 
 @pytest.mark.parametrize("what", WRONG_ATTENTION)
 def test_the_attention_comparison_notices_a_wrong(what: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention, "received", WRONG_ATTENTION[what])
+    monkeypatch.setattr(attention.Pass, "_weights", WRONG_ATTENTION[what])
     with pytest.raises(AssertionError):
         attention_agrees(2, "sdpa")
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import families, tiny
-from ..methods import Method, Reduced, Visual, get_method
+from ..methods import Method, Visual, get_method
 from ..prune import pruning
 from .tally import Tally, close, same
 
@@ -242,11 +242,11 @@ def listening(method: Method, seen: list[Tensor]) -> Method:
     own: Any = type(method)
 
     class Listening(own, register=False):  # type: ignore[misc, call-arg]
-        def __call__(self, visual: Visual, k: int) -> Reduced:
+        def guarded(self, visual: Visual, k: int) -> tuple[Visual, int]:
             assert visual.attention is not None
             seen.append(visual.attention)
-            reduced: Reduced = super().__call__(visual, k)
-            return reduced
+            found: tuple[Visual, int] = super().guarded(visual, k)
+            return found
 
     made: Method = Listening(**method.parameters())
     return made

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from ..errors import UserError
 
-_WIDER = (10, 15, 20, 25, 50)  # steps to suggest, in percent; beyond 50 nothing is gained
+_WIDER = (10, 15, 20, 25, 30, 40, 50)  # steps to suggest, in percent; beyond 50 nothing is gained
 
 
 def uniform(budget: int, n_visual: int, n_layers: int, first_layer: int) -> int:

@@ -85,7 +85,7 @@ def pyramid(seed: int, stages: dict[int, int], *, renumbered: bool) -> tuple[lis
     for i, layer in enumerate(lm.layers):
         rope = lm.rotary_emb(x, position)
         if i in stages:
-            score = attention.received(layer, x, rope, None, torch.tensor([[x.shape[1] - 1]]))[0, 0]
+            score = attention.Pass(layer, x, rope, None).received(torch.tensor([[x.shape[1] - 1]]))[0, 0]
             seen = (place >= picture.start) & (place < picture.stop)
             best = score.masked_fill(~seen, -1).topk(stages[i]).indices
             stays = (~seen).index_fill(0, best, True)
