@@ -39,7 +39,7 @@ def _data() -> list[tuple[str, ...]]:
     folder = Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
     rows: list[tuple[str, ...]] = [("BENCHMARK", "VLMEVALKIT NAME", "QUESTIONS", "METRIC", "STATE", "NOTE")]
     for b in BENCHMARKS.values():
-        there = "made on demand" if b.kind == "embedded" else "not yet" if b.kind == "planned" else None
+        there = "made on demand" if b.kind == "embedded" else "not yet" if b.kind == "planned" or b.judge else None
         state = there or ("present" if (folder / f"{b.host}.tsv").is_file() else "missing")
         rows.append((b.name, b.host, b.questions, b.metric, state, b.note))
     return rows

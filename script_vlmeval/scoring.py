@@ -18,6 +18,7 @@ from .errors import UserError
 
 Row = Mapping[str, str]
 KINDS = ("open", "yesno", "mcq")
+_FORMULAS = "Handwritten Mathematical Expression Recognition"  # the category of OCRBench that is read literally
 MME_PERCEPTION = frozenset("OCR artwork celebrity color count existence landmark position posters scene".split())
 MME_REASONING = frozenset("code_reasoning commonsense_reasoning numerical_calculation text_translation".split())
 _ARTICLES = {"a", "an", "the"}
@@ -223,6 +224,28 @@ def mme(rows: Sequence[Row]) -> Verdicts:
         if members & by_category.keys():
             metrics[name] = sum(v for c, v in by_category.items() if c in members)
     return Verdicts(said, scores, metrics | {c or "uncategorised": v for c, v in by_category.items()})
+
+
+def ocrbench(rows: Sequence[Row]) -> Verdicts:
+    """OCRBench's rule: right where any accepted answer occurs in the prediction, without regard to case; formulas are compared
+    without spaces and with regard to case. In percent of the rows, over all (points of 1,000 divided by ten) and per category."""
+    if not rows:
+        raise UserError("There is no answered row to score.")
+    scores = []
+    for row in rows:
+        formula = row.get("category", "") == _FORMULAS
+        said, *accepted = (_ocr_text(text, formula) for text in (row.get("prediction", ""), *references(row["answer"])))
+        scores.append(float(any(answer in said for answer in accepted)))
+    metrics = {"Overall": 100 * _mean(scores)}
+    for category, values in grouped([row.get("category", "") for row in rows], scores).items():
+        if category:
+            metrics.setdefault(category, 100 * _mean(values))
+    return Verdicts([row.get("prediction", "") for row in rows], scores, metrics)
+
+
+def _ocr_text(text: str, formula: bool) -> str:
+    plain = text.strip().replace("\n", " ")
+    return plain.replace(" ", "") if formula else plain.lower()
 
 
 def mme_error(rows: Sequence[Row], scores: Sequence[float]) -> float:

@@ -43,10 +43,10 @@ find_data() {
     if [[ -z $reason ]]; then found+=("$name"); else echo "Left out: $name ($reason)"; fi
   done < <(awk -v wanted="$fourteen" '
     function cell(head) { text = substr($0, at[head]); sub(/  .*/, "", text); return text }
-    NR == 1 { for (i = split("VLMEVALKIT NAME,METRIC,STATE,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
+    NR == 1 { for (i = split("VLMEVALKIT NAME,STATE,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
     { state = cell("STATE"); reason[$1] = state ": " cell("NOTE") }
     state == "missing" { reason[$1] = "there is no " cell("VLMEVALKIT NAME") ".tsv in the data folder" }
-    state == "present" { reason[$1] = cell("METRIC") ~ /^judge/ ? "scored by a judge model: not supported yet" : "" }
+    state == "present" { reason[$1] = "" }
     END {
       for (i = split(wanted, names, " "); i; i--) if (!(names[i] in reason)) reason[names[i]] = "unknown to run.py"
       for (i = 1; i in names; i++) print names[i] "\t" reason[names[i]]

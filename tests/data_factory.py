@@ -67,6 +67,43 @@ def gqa(folder: Path, n: int = 12) -> Path:
     return write_tsv(folder / "GQA_TestDev_Balanced.tsv", rows)
 
 
+OCR_CATEGORIES = (
+    "Regular Text Recognition",
+    "Irregular Text Recognition",
+    "Artistic Text Recognition",
+    "Handwriting Recognition",
+    "Digit String Recognition",
+    "Non-Semantic Text Recognition",
+    "Scene Text-centric VQA",
+    "Doc-oriented VQA",
+    "Key Information Extraction",
+    "Handwritten Mathematical Expression Recognition",
+)
+
+
+def ocrbench(folder: Path, n: int = 20) -> Path:
+    """Two questions of each category; answers are Python lists written as text."""
+    rows = [
+        dict(
+            index=i,
+            image=as_base64(NAMES[i % 4]),
+            question="What is written?",
+            answer=repr([f"Text {i}", f"x _ {{ {i} }}"] if i % 3 else [f"Line\n{i}"]),
+            category=OCR_CATEGORIES[i % 10],
+        )
+        for i in range(n)
+    ]
+    return write_tsv(folder / "OCRBench.tsv", rows)
+
+
+def docvqa(folder: Path, n: int = 6) -> Path:
+    rows = [
+        dict(index=i, image=as_base64(NAMES[i % 4]), question="What is the total?", answer=repr([f"{i} dollars", f"$ {i}"]))
+        for i in range(n)
+    ]
+    return write_tsv(folder / "DocVQA_VAL.tsv", rows)
+
+
 def pope(folder: Path, n: int = 12) -> Path:
     """Rows of one, or of two, of the three categories."""
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -310,6 +311,38 @@ def test_scoring_again_reads_the_answers_again(h, data, tmp_path):
     assert (right.metrics["total"], wrong.metrics["total"]) == (2800, 0)
     assert (tmp_path / "tiny_full_MME_score.csv").is_file()
     assert not stale.exists()
+
+
+def test_ocrbench_is_scored_as_the_host_does_without_running_its_cells(h, data, tmp_path):
+    """On predictions that contain an answer, contain it in other letters or spacing, or miss it."""
+    data_factory.ocrbench(data, 200)
+    dataset = plugin.open_dataset(resolve("OCRBench"), None, tmp_path)
+    draw = np.random.default_rng(0)
+    said = []
+    for row in dataset.rows:
+        accepted = scoring.references(row["answer"])
+        text = f"It says {accepted[draw.integers(len(accepted))]}."
+        said.append(draw.choice([text, text.upper(), text.replace(" ", ""), text.replace("\n", " "), "Text", "none of it"]))
+    workbook = answer(dataset, tmp_path, said)
+    ours = dataset.score(workbook)
+    host_cls = next(c for c in h.dataset.DATASET_CLASSES if c.__name__ == "OCRBench")
+    (tmp_path / "host").mkdir()
+    theirs = host_cls.evaluate(str(shutil.copy(workbook, tmp_path / "host" / "answers.xlsx")))
+    assert sum(ours.per_sample.values()) == theirs["Final Score"]
+    assert ours.metrics["Overall"] == pytest.approx(100 * theirs["Final Score"] / 200)
+    assert 20 < ours.metrics["Overall"] < 80
+    for category in ("Doc-oriented VQA", "Handwritten Mathematical Expression Recognition"):
+        assert ours.metrics[category] == pytest.approx(100 * theirs[category] / 20)
+    assert dataset.score(answer(dataset, tmp_path, [""] * 200)).metrics["Overall"] == 0
+
+
+def test_docvqa_is_scored_by_the_host(h, data, tmp_path):
+    data_factory.docvqa(data)
+    dataset = plugin.open_dataset(resolve("DocVQA"), None, tmp_path)
+    right = dataset.score(answer(dataset, tmp_path, [f"{i} dollars" for i in range(6)]))
+    wrong = dataset.score(answer(dataset, tmp_path, ["a ship"] * 6))
+    assert right.metrics[right.primary] == 100
+    assert wrong.metrics[wrong.primary] == 0
 
 
 def test_failed_and_empty_answers_are_wrong_and_formulas_stay_text(h, data, tmp_path):

@@ -27,7 +27,7 @@ from .hosted import (
     video_names,
 )
 from .pictures import OwnTable, check_pictures
-from .scores import Score, remove_stale, score_exact, score_host, score_pairs
+from .scores import OURS, Score, remove_stale, score_exact, score_host, score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
         kept,
         content,
         messages_of(dataset, kept),
-        partial(score_host, dataset, data=folder),
+        OURS.get(cls.evaluate.__qualname__) or partial(score_host, dataset, data=folder),
         skipped=skipped,
         notes=notes_on(cls, name, path),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UserError
 from .folders import DATA, digest
 from .host import environment, host, offline
-from .scores import EVALUATORS
+from .scores import EVALUATORS, OURS
 
 Row = Mapping[str, str]
 Message = list[dict[str, str]]
@@ -31,7 +31,7 @@ def refuse_unscorable(cls: Any, name: str) -> None:
     if cls.__name__ == "ConcatDataset":
         parts = ", ".join(cls.DATASET_SETS[name])
         raise UserError(f"'{name}' is a collection: name its parts instead ({parts}).")
-    if cls.evaluate.__qualname__ not in EVALUATORS:
+    if cls.evaluate.__qualname__ not in {*EVALUATORS, *OURS}:
         raise needs_judge(name)
 
 

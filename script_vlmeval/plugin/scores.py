@@ -88,6 +88,11 @@ def score_pairs(workbook: Path) -> Score:
     return _score_ours(workbook, scoring.mme, "total", "script_vlmeval yes/no pairs", "_score.csv")
 
 
+def score_ocrbench(workbook: Path) -> Score:
+    """OCRBench's containment of the answer, in percent."""
+    return _score_ours(workbook, scoring.ocrbench, "Overall", "script_vlmeval OCRBench containment", "_score.csv")
+
+
 def _score_ours(
     workbook: Path, rule: Callable[[Sequence[Mapping[str, str]]], scoring.Verdicts], primary: str, scorer: str, suffix: str
 ) -> Score:
@@ -98,6 +103,9 @@ def _score_ours(
     write_workbook(results, workbook.with_name(f"{workbook.stem}_results.xlsx"))
     pd.DataFrame([verdicts.metrics]).to_csv(workbook.with_name(workbook.stem + suffix), index=False)
     return Score(verdicts.metrics, primary, scorer, dict(zip(frame["index"], verdicts.per_sample, strict=True)))
+
+
+OURS = {"OCRBench.evaluate": score_ocrbench}  # scored here: the host's own evaluates the answers' cells as code
 
 
 # the host's --------------------------------------------------------------------------------------------------------------
