@@ -144,6 +144,8 @@ class Overheard:
         self._what = what
         attention: Any = what.layer.self_attn
         self._config: Any = attention.config
+        if (other := _LISTENERS.get(id(self._config))) is not None:
+            other.stop()
         self._kernel: str = self._config._attn_implementation
         if self._kernel in ALL_ATTENTION_FUNCTIONS.valid_keys():
             self._run: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[self._kernel]

@@ -268,7 +268,8 @@ def _distinct(data: list[Benchmark]) -> list[Benchmark]:
 def _tell(outcome: Outcome, work_dir: Path) -> None:
     """What happened, in a few lines."""
     if outcome.already and not outcome.done and not outcome.failed:
-        print(f"Nothing to do: all {len(outcome.already)} cells were done. --fresh runs them again.")
+        cells = "the cell was" if len(outcome.already) == 1 else f"all {len(outcome.already)} cells were"
+        print(f"Nothing to do: {cells} done. --fresh runs them again.")
     elif outcome.already:
         print(f"{len(outcome.already)} cells were done before.")
     if outcome.done:

@@ -6,12 +6,15 @@ that), marker and line style, the same in every panel.
 
 from __future__ import annotations
 
+import colorsys
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .cells import Config
 from .store import replacing
@@ -21,12 +24,27 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Z95 = 1.96
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_ALIKE = 1.01  # how many times the fewest visual tokens the most may be where two count as equally many
+_COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#332288",
+    "#882255",
+    "#999933",
+    "#8C510A",
+    "#AA4499",
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)), (0, (7, 2, 1, 2)))
 _INK, _GREY = "#222222", "#767676"
 _WIDTH, _HEIGHT, _COLUMNS = 4.9, 3.7, 3
-_DOT, _MANY = 0.2, 5  # inches per method in a comparison at one budget, and from how many methods on there is one
+_DOT, _MANY = 0.2, 5  # inches per row in a comparison at one budget, and from how many methods on there is one
+_FRAME, _ENTRY = 1.1, 0.22  # inches around the rows of a comparison, and of a line of the legend
+_Painter: TypeAlias = "Callable[[Axes], None]"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -58,9 +76,20 @@ class Row:
         return str(self.data.get("primary", ""))
 
     @property
+    def measured(self) -> float:
+        """The visual tokens that were read, the mean over the layers; 0 where nothing was measured."""
+        return number(at(self.data, "tokens.visual_kept")) or 0.0
+
+    @property
+    def named(self) -> float:
+        """The number of tokens that the budget names; 0 for a share, a schedule and the unpruned model."""
+        return float(self.config.budget) if self.config.budget.isdecimal() else 0.0
+
+    @property
     def tokens(self) -> float:
-        """The place on the budget axis: the budget as named, or else the mean of visual tokens kept."""
-        return float(self.config.budget) if self.config.budget.isdecimal() else number(at(self.data, "tokens.visual_kept")) or 0.0
+        """The place on the budget axis: what was measured, as the number named where that is the same within 1 %."""
+        few, many = sorted((self.named, self.measured))
+        return self.named if 0 < many <= _ALIKE * few else self.measured
 
     @property
     def half(self) -> float | None:
@@ -79,7 +108,8 @@ class Row:
     @property
     def order(self) -> tuple[Any, ...]:
         """Model by model, the unpruned one first, then from the largest budget to the smallest, methods side by side."""
-        return self.config.model, not self.config.full, -self.tokens, self.config.budget, self.config.method, self.benchmark
+        size = self.named or self.measured
+        return self.config.model, not self.config.full, -size, self.config.budget, self.config.method, self.benchmark
 
 
 @dataclass(frozen=True)
@@ -93,16 +123,28 @@ class Panel:
     @property
     def curves(self) -> Mapping[str, Sequence[Row]]:
         """The methods that are drawn over budgets: those with several, and those that are not compared below."""
-        below = {row.config.method for row in self.compared}
-        return {name: rows for name, rows in self.lines.items() if len(rows) > 1 or name not in below} or self.lines
+        below = {row.config.method for rows in self.comparisons for row in rows}
+        return {name: rows for name, rows in self.lines.items() if name not in below or len(peers(rows)) > 1}
 
     @property
-    def compared(self) -> list[Row]:
-        """The rows at the budget that most methods share, from the lowest score up; none where few do."""
-        rows = [row for line in self.lines.values() for row in line]
-        budgets = {row.tokens: [r for r in rows if r.tokens == row.tokens] for row in rows}
-        most = max(budgets.values(), key=len)
-        return sorted(most, key=lambda row: row.score) if len(most) >= _MANY else []
+    def comparisons(self) -> list[list[Row]]:
+        """The rows of every budget that many methods share, the largest budget first, each from the lowest score up."""
+        groups = peers([row for line in self.lines.values() for row in line])
+        many = [rows for rows in reversed(groups) if len({row.config.method for row in rows}) >= _MANY]
+        return [sorted(rows, key=lambda row: row.score) for rows in many]
+
+
+def peers(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows, of one model on one benchmark, that may be compared: those that read equally many visual tokens. From the
+    fewest up, a new group begins where more than 1 % above the group's fewest were read. Rows without a measurement are in none.
+    """
+    groups: list[list[Row]] = []
+    for row in sorted((row for row in rows if row.measured), key=lambda row: row.measured):
+        if groups and row.measured <= _ALIKE * groups[-1][0].measured:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def number(value: Any) -> float | None:
@@ -124,32 +166,45 @@ def accuracy(rows: Sequence[Row], path: Path) -> None:
     UserError when `path` cannot be written.
     """
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    panels = _panels(rows)
-    looks = _looks(sorted({method for panel in panels for method in panel.curves}))
-    columns = min(_COLUMNS, len(panels))
-    blocks = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [h for block in blocks for h in (_HEIGHT, _DOT * max(len(panel.compared) for panel in block) + 0.9)]
-    shown = [i for i, h in enumerate(heights) if i % 2 == 0 or h > 0.9]  # a block without comparisons has one row
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH * columns, sum(heights[i] for i in shown) + 0.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(len(shown), columns, squeeze=False, height_ratios=[heights[i] for i in shown])
-        for row, i in enumerate(shown):
-            block = blocks[i // 2]
-            for column, axis in enumerate(axes[row]):
-                panel = block[column] if column < len(block) else None
-                if panel is None or (i % 2 and not panel.compared):
-                    axis.set_visible(False)
-                elif i % 2:
-                    _compare(axis, panel)
-                else:
-                    _draw(axis, panel, looks)
-        _legend(figure, looks)
+        figure = _figure(_panels(rows))
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+
+
+def _figure(panels: Sequence[Panel]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    looks = _looks(sorted({method for panel in panels for method in panel.curves}))
+    columns = min(_COLUMNS, len(panels))
+    grid = [row for i in range(0, len(panels), columns) for row in _grid(panels[i : i + columns], looks)]
+    heights = [height for height, _ in grid]
+    figure = Figure(figsize=(_WIDTH * columns, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    FigureCanvasAgg(figure)
+    if looks:
+        figure.set_figheight(sum(heights) + 0.28 + _ENTRY * _legend(figure, looks))
+    axes = figure.subplots(len(grid), columns, squeeze=False, height_ratios=heights)
+    for line, (_, painters) in zip(axes, grid, strict=True):
+        for column, axis in enumerate(line):
+            paint = painters[column] if column < len(painters) else None
+            if paint:
+                paint(axis)
+            else:
+                axis.set_visible(False)
+    return figure
+
+
+def _grid(block: Sequence[Panel], looks: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[float, Sequence[_Painter | None]]]:
+    """The rows of axes of panels side by side: height, and what draws each; None for a place that stays empty."""
+    if any(panel.curves for panel in block):
+        yield _HEIGHT, [partial(_draw, panel=panel, looks=looks) if panel.curves else None for panel in block]
+    for i in range(max(len(panel.comparisons) for panel in block)):
+        here = [panel.comparisons[i] if i < len(panel.comparisons) else [] for panel in block]
+        painters = [partial(_compare, panel=panel, rows=rows) if rows else None for panel, rows in zip(block, here, strict=True)]
+        yield _DOT * max(map(len, here)) + _FRAME, painters
 
 
 def _panels(rows: Sequence[Row]) -> list[Panel]:
@@ -166,8 +221,10 @@ def _panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def _looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How each method is drawn, everywhere."""
-    styles = zip(methods, cycle(_COLORS), cycle(_MARKERS), cycle(_LINES), strict=False)
+    """How each method is drawn, everywhere. No two have a colour in common: beyond the chosen ones, hues at equal steps."""
+    more = range(len(methods) - len(_COLORS))
+    colors = [*_COLORS, *(colorsys.hls_to_rgb(i / len(more), 0.35, 0.45) for i in more)]
+    styles = zip(methods, colors, cycle(_MARKERS), cycle(_LINES), strict=False)
     return {method: {"color": color, "marker": marker, "linestyle": line} for method, color, marker, line in styles}
 
 
@@ -198,10 +255,10 @@ def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any]) -> None:
     axis.plot(tokens, scores, **look, linewidth=1.8, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
 
 
-def _compare(axis: Axes, panel: Panel) -> None:
+def _compare(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
     """The methods of one budget, a line of its own for each, between what needs no image and what all tokens give."""
-    rows = panel.compared
-    axis.set_title(f"{panel.title} at {rows[0].tokens:g} tokens", loc="left", fontweight="bold", color=_INK, pad=6)
+    tokens = Counter(row.tokens for row in rows).most_common(1)[0][0]
+    axis.set_title(f"{panel.title} at {tokens:.4g} tokens", loc="left", fontweight="bold", color=_INK, pad=18)
     axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axis.set_axisbelow(True)
     for place, row in enumerate(rows):
@@ -209,17 +266,28 @@ def _compare(axis: Axes, panel: Panel) -> None:
         axis.errorbar(
             row.score, place, xerr=row.half, fmt="s" if floor else "o", color=_GREY if floor else _COLORS[0], markersize=5
         )
-    axis.set_yticks(range(len(rows)), [row.config.method for row in rows], fontsize=8.5)
-    levels = {**(panel.full or rows[0]).floors, **({"unpruned": panel.full.score} if panel.full else {})}
-    for label, score in levels.items():
-        axis.axvline(
-            score,
-            color=_INK if label == "unpruned" else _GREY,
-            linewidth=1.2,
-            linestyle=(0, (6, 3)) if label == "unpruned" else (0, (1, 2)),
-        )
+    axis.set_yticks(range(len(rows)), _labels(rows), fontsize=8.5)
+    floors = _merged((panel.full or rows[0]).floors)
+    for label, score in floors.items():
+        side = "center" if len(floors) == 1 else "right" if score == min(floors.values()) else "left"  # two may be close
+        _mark(axis, score, label, _GREY, (0, (1, 2)), side)
+    if panel.full:
+        _mark(axis, panel.full.score, "unpruned", _INK, (0, (6, 3)), "center")
     axis.set_ylim(-0.7, len(rows) - 0.3)
     axis.set_xlabel(f"{rows[0].metric}, with 95 % intervals")
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """The methods' names, with the budget where a name would be there twice."""
+    times = Counter(row.config.method for row in rows)
+    return [f"{row.config.method} {row.config.budget}" if times[row.config.method] > 1 else row.config.method for row in rows]
+
+
+def _mark(axis: Axes, score: float, label: str, color: str, line: Any, side: Any) -> None:
+    """A vertical line with its label on top."""
+    axis.axvline(score, color=color, linewidth=1.2, linestyle=line, zorder=1.5)
+    place: Any = {"xy": (score, 1), "xycoords": ("data", "axes fraction"), "xytext": (0, 2), "textcoords": "offset points"}
+    axis.annotate(label, **place, ha=side, va="bottom", color=color, fontsize=8)
 
 
 def _scale(axis: Axes, tokens: Sequence[float]) -> None:
@@ -250,10 +318,18 @@ def _merged(floors: Mapping[str, float]) -> dict[str, float]:
     return {" = ".join(names): score for score, names in labels.items()}
 
 
-def _legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]]) -> None:
+def _legend(figure: Figure, looks: Mapping[str, Mapping[str, Any]]) -> int:
+    """The legend below all panels, in as many columns as the figure is wide enough for; the answer is the number of its lines."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Line2D([], [], **look, linewidth=1.8, markersize=6.5, label=method) for method, look in looks.items()]
     handles.append(Patch(color=_GREY, alpha=0.25, linewidth=0, label="95 % interval"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, handlelength=3)
+    place: Any = {"handles": handles, "loc": "outside lower center", "frameon": False, "handlelength": 3}
+    for lines in range(math.ceil(len(handles) / 6), len(handles)):
+        legend = figure.legend(**place, ncols=math.ceil(len(handles) / lines))
+        if legend.get_window_extent().width <= figure.bbox.width:
+            return lines
+        legend.remove()
+    figure.legend(**place)
+    return len(handles)

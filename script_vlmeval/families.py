@@ -70,7 +70,10 @@ def _split_llava(model: nn.Module, ids: Tensor, positions: Tensor | None) -> lis
     n = side * side
     row, column = visual.nonzero(as_tuple=True)
     if len(column) % n or bool((visual.sum(1) % n).any()):
-        raise UserError(f"The prompt holds {len(column)} image placeholders, not a multiple of {n} per sample: was it truncated?")
+        raise UserError(
+            f"The prompt holds {len(column)} image placeholders, not a multiple of {n} per sample: was it truncated, or does it "
+            "come in pieces?"
+        )
     return [Group(row.view(-1, n)[:, 0], column.view(-1, 1, n), (side, side))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from . import cells
 from .errors import UserError
 from .families import Group
 from .methods import Method
+from .methods.base import INSIDE
 
 
 def asked(method: Method, budget: int | str | None) -> tuple[Method, str | None]:
@@ -35,14 +37,32 @@ def plan(method: Method, budget: int | None, n_visual: int, n_layers: int) -> di
     for stage in planned:
         if not 0 <= stage < n_layers:
             raise UserError(f"'{method.name}' plans a stage {stage}; this model has layers 0 to {n_layers - 1}.")
+    if set(planned) == {0} and (wanted := sorted(method.needs & INSIDE)):
+        raise UserError(
+            f"'{method.name}' needs {', '.join(wanted)}, which there is inside the language model alone: override plan() to say "
+            "from which layer on (docs/add_a_method.md)."
+        )
+    if budget is not None and (mean := layer_mean(planned, n_visual, n_layers)) > max(budget, 1):
+        warnings.warn(
+            f"'{method.name}' reads a mean of {mean:.1f} visual tokens per layer at a budget of {budget}.", stacklevel=2
+        )
     return planned
+
+
+def layer_mean(planned: dict[int, int], n_visual: int, n_layers: int) -> float:
+    """Visual tokens of a tile over all layers, by a plan."""
+    total, now = 0, n_visual
+    for layer in range(n_layers):
+        now = min(now, planned.get(layer, now))
+        total += now
+    return total / n_layers
 
 
 def before(method: Method, budget: str, n_visual: int, n_layers: int) -> int:
     """How many tokens of a tile another budget leaves before the language model; all where it cannot be planned."""
     try:
         method, count = asked(method, budget)
-        return plan(method, tokens(count, n_visual), n_visual, n_layers).get(0, n_visual)
+        return min(n_visual, method.entering(tokens(count, n_visual), n_visual, n_layers))
     except UserError:
         return n_visual
 
@@ -90,39 +110,34 @@ class Plan:
     def of(cls, method: Method, budget: str | None, groups: Sequence[Group], n_layers: int) -> Plan:
         """For the images at hand. UserError where the budget cannot be reached."""
         sizes = [g.at.shape[2] for g in groups]
+        if method.union:
+            first = [min(n, method.entering(tokens(budget, n), n, n_layers)) for n in sizes]
+            return cls._of_samples(method, budget, groups, first, n_layers)
         planned = [plan(method, tokens(budget, n), n, n_layers) for n in sizes]
         first = [min(n, p.get(0, n)) for n, p in zip(sizes, planned, strict=True)]
-        before = first if first != sizes else None
-        if not method.union:
-            scaled = [{stage: k * g.at.shape[1] for stage, k in p.items()} for g, p in zip(groups, planned, strict=True)]
-            now = [k * g.at.shape[1] for g, k in zip(groups, first, strict=True)]
-            return cls(before, _inside(now, scaled), None, n_layers)
-        if all(stage == 0 for p in planned for stage in p):
-            return cls(before, {}, None, n_layers)
-        return cls._of_samples(method, budget, groups, before, first, n_layers)
+        scaled = [{stage: k * g.at.shape[1] for stage, k in p.items()} for g, p in zip(groups, planned, strict=True)]
+        now = [k * g.at.shape[1] for g, k in zip(groups, first, strict=True)]
+        return cls(first if first != sizes else None, _inside(now, scaled), None, n_layers)
 
     @classmethod
-    def _of_samples(
-        cls,
-        method: Method,
-        budget: str | None,
-        groups: Sequence[Group],
-        before: list[int] | None,
-        first: list[int],
-        n_layers: int,
-    ) -> Plan:
-        """With a plan for all visual tokens of a sample, and the summed budget of its tiles."""
-        totals: dict[int, list[int]] = {}  # sample -> tokens that enter the language model, budget
+    def _of_samples(cls, method: Method, budget: str | None, groups: Sequence[Group], first: list[int], n_layers: int) -> Plan:
+        """With a plan for all visual tokens of a sample at once.
+
+        Its budget is the share of them or, where it is a number for each tile, the sum: one of fewer tokens gives others nothing.
+        """
+        sums: dict[int, tuple[int, int, int]] = {}  # sample -> tokens, of them entering the language model, budgets
         for group, kept in zip(groups, first, strict=True):
             _, tiles, n = group.at.shape
+            wanted = min(n, tokens(budget, n) or 0)
             for row in group.row.tolist():
-                total = totals.setdefault(row, [0, 0])
-                total[0] += tiles * kept
-                total[1] += tiles * (tokens(budget, n) or 0)
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for row, total in sorted(totals.items()):
-            alike.setdefault(tuple(total), []).append(row)
-        planned = [plan(method.at(1), None if budget is None else b, n, n_layers) for n, b in alike]
+                a, b, c = sums.get(row, (0, 0, 0))
+                sums[row] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
+        alike: dict[tuple[int, int | None], list[int]] = {}
+        for row, (total, entering, wanted) in sorted(sums.items()):
+            asked = None if budget is None else cells.tokens(budget, total) if budget.endswith("pct") else wanted
+            alike.setdefault((entering, asked), []).append(row)
+        planned = [plan(method.at(1), asked, n, n_layers) for n, asked in alike]
+        before = first if first != [g.at.shape[2] for g in groups] else None
         return cls(before, _inside([n for n, _ in alike], planned), list(alike.values()), n_layers)
 
 

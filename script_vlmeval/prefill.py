@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -51,6 +52,7 @@ class Prefill:
         self.layer_stage: dict[int, Stage] = {}
         self.previous: Pass | None = None  # of the layer before a stage
         self.overheard: Overheard | None = None
+        self.masks: dict[int, Tensor | None] | None = None  # stage -> mask of the current decoding step; None in the prefill
         self.deepstack: tuple[list[Tensor], Tensor] | None = None  # features to add after layers, and (B, L) their rows, else -1
 
     # -- before the language model -------------------------------------------------------------------------------------------
@@ -178,7 +180,9 @@ class Prefill:
                 kwargs["position_ids"] = None  # a layer reads it only to tell packed sequences apart, which these are not
             if kwargs.get("cache_position") is not None:
                 kwargs["cache_position"] = kwargs["cache_position"][: hidden.shape[1]]
-        self.previous = None
+        self.previous = self.overheard = None
+        if i == max(self.plan.inside, default=0):
+            self.after = []  # nobody asks any more: what was kept for later stages would live as long as the decoding
         if i + 1 in self.plan.inside and _FROM_BEFORE & self.method.needs:
             self.previous = Pass(layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
             self.overheard = Overheard(self.previous)
@@ -188,6 +192,7 @@ class Prefill:
         """Put back what a pass that failed may have left."""
         if self.overheard is not None:
             self.overheard.stop()
+            self.overheard = None
 
     def _choose_inside(self, stage: int, u: int, x: Tensor, k: int, before: Before) -> Choice:
         """What the method makes of the sets of a unit at the entry of a layer."""
@@ -220,6 +225,12 @@ class Prefill:
     # -- decoding ------------------------------------------------------------------------------------------------------------
     def step(self, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
         """The language model's arguments at a decoding step on a cache whose first layer holds `past` tokens."""
+        if self.masks is None:  # the first step: nothing but the bookkeeping of masks is needed any more
+            small = {id(s): replace(s, rope=None, mask=None) for s in self.layer_stage.values()}
+            self.layer_stage = {i: small[id(s)] for i, s in self.layer_stage.items()}
+            self.inside = self.previous = self.overheard = self.deepstack = None
+            self.units, self.after = [], []
+        self.masks = {}
         self.past, new = past, kwargs["inputs_embeds"].shape[1]
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         if mask is not None:
@@ -240,7 +251,13 @@ class Prefill:
 
     def decode_mask(self, i: int, mask: Tensor | None, new: int) -> Tensor | None:
         """The attention mask of a decoding step at a layer, from that of the first layer."""
-        return self.layer_stage[i].decode_mask(mask, self.begin, self.past, new) if i in self.layer_stage else mask
+        if i not in self.layer_stage:
+            return mask
+        assert self.masks is not None
+        stage = self.layer_stage[i]
+        if id(stage) not in self.masks:
+            self.masks[id(stage)] = stage.decode_mask(mask, self.begin, self.past, new)
+        return self.masks[id(stage)]
 
 
 def _chosen(method: Method, visual: Visual, k: int) -> Choice:
@@ -254,5 +271,6 @@ def _chosen(method: Method, visual: Visual, k: int) -> Choice:
 def _cached_keys(cache: Any, i: int, hidden: Tensor) -> Tensor | None:
     """The keys of a layer where the cache holds them plainly; None where it quantises them or keeps them elsewhere."""
     keys = getattr(cache.layers[i], "keys", None) if cache is not None and len(getattr(cache, "layers", ())) > i else None
-    fits = isinstance(keys, Tensor) and keys.ndim == 4 and keys.device == hidden.device and keys.is_floating_point()
-    return keys if fits else None
+    if not isinstance(keys, Tensor) or keys.ndim != 4 or keys.device != hidden.device or not keys.is_floating_point():
+        return None
+    return keys if keys.shape[2] == hidden.shape[1] else None

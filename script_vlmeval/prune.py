@@ -27,6 +27,7 @@ from .query import QuerySource
 from .trace import Trace
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()
+_PRUNED = "_script_vlmeval_pruned"  # marks a cache
 
 
 class pruning:
@@ -40,9 +41,10 @@ class pruning:
     False where a visual token lies in the padding around its picture, for methods that never keep those. chosen: selections of
     one batch to share among contexts, see `Chosen`.
 
-    Yields a Trace of the last prefill. The context can be entered again, not nested. Raises UserError for what cannot work:
-    a method that needs what the family does not give, a static cache, stages inside the language model without a cache, chunked
-    prefill, a further turn on a pruned cache, non-finite features.
+    Yields a Trace of the last prefill; steps without a cache, which read the prompt again, are in its `again`. The context can
+    be entered again, not nested. Raises UserError for what cannot work: a method that needs what the family does not give, a
+    static cache, stages inside the language model without a cache, chunked prefill, a further turn on a pruned cache,
+    non-finite features.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class pruning:
         self.ids: Tensor | None = None
         self.uncached: Tensor | None = None  # the ids of the last prompt that was read without a cache
         self.asked = 0  # its length, or that of the prompt that it continues
+        self.logits = 0  # how many positions' logits the caller wants: generate() wants one, speculation all that it feeds
         self.observer.forget()
 
     # -- hooks ---------------------------------------------------------------------------------------------------------------
@@ -90,8 +93,10 @@ class pruning:
             for handle in self.observer.hooks():
                 self._handles.append(handle)
             self._handles += [
+                self.model.register_forward_pre_hook(self._on_call, with_kwargs=True),
                 inner.register_forward_pre_hook(self._on_inputs, with_kwargs=True),
                 self.lm.register_forward_pre_hook(self._on_language_model, with_kwargs=True),
+                self.lm.register_forward_hook(self._on_end, always_call=True),
             ]
             for i, layer in enumerate(self.lm.layers):
                 self._handles.append(layer.register_forward_pre_hook(self._before_layer(i), with_kwargs=True))
@@ -109,6 +114,15 @@ class pruning:
         _ACTIVE.discard(self.model)
         self._reset()
 
+    def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wanted = kwargs.get("logits_to_keep", 0)
+        self.logits = wanted if isinstance(wanted, int) else 0
+
+    def _on_end(self, *_: Any) -> None:
+        """Also after a pass that failed, before the next one makes its masks."""
+        if self.pruned is not None:
+            self.pruned.end()
+
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.ids = kwargs.get("input_ids", args[0] if args else None)
 
@@ -120,12 +134,16 @@ class pruning:
         past = int(cache.get_seq_length()) if cache is not None else 0
         self.prompt = past == 0
         if self.prompt:
+            self.pruned = None
+            self._refuse_drafts(cache)
             self.pruned = self._read_prompt(kwargs, cache)
-            return None if self.pruned is None else (args, self.pruned.start(dict(kwargs)))
-        if self.pruned is None:
-            return None
-        self._refuse_second_prompt(self.pruned, kwargs, past)
-        return args, self.pruned.step(dict(kwargs), past)
+            if self.pruned is None:
+                return None
+            if cache is not None:
+                setattr(cache, _PRUNED, True)
+            return args, self.pruned.start(dict(kwargs))
+        self._refuse_second_prompt(kwargs, cache, past)
+        return None if self.pruned is None else (args, self.pruned.step(dict(kwargs), past))
 
     def _read_prompt(self, kwargs: dict[str, Any], cache: Any) -> Prefill | None:
         """Where the visual tokens are and what the plan is; None where nothing is to be removed, so that no bit changes."""
@@ -136,8 +154,9 @@ class pruning:
             raise UserError("A ready-made attention mask fixes the length before pruning: give a 2-D mask, or none.")
         visual = families.visual_mask(self.model, self.ids)
         text = ~visual if mask is None else ~visual & mask.bool()
-        self.trace.begin(text.sum(1), visual.sum(1))
         again = self._continues(cache)
+        self.trace.again = Trace() if again else None
+        (self.trace.again or self.trace).begin(text.sum(1), visual.sum(1))
         self.asked = self.asked if again else text.shape[1]
         groups = [g for g in self.family.split(self.model, self.ids, kwargs.get("position_ids")) if g.at.numel()]
         plan = Plan.of(self.method, self.budget, groups, len(self.lm.layers))
@@ -146,7 +165,9 @@ class pruning:
         if plan.inside:
             self._refuse_inside(visual, text, again, cache)
         question = text & (torch.arange(text.shape[1], device=text.device) < self.asked)  # without the answer
-        return Prefill(self.method, plan, groups, question, self.family, self.observer, self.chosen, self.trace)
+        return Prefill(
+            self.method, plan, groups, question, self.family, self.observer, self.chosen, self.trace.again or self.trace
+        )
 
     def _continues(self, cache: Any) -> bool:
         """Whether generate() without a cache feeds the last prompt again, one token longer."""
@@ -167,7 +188,7 @@ class pruning:
                     mask = kwargs.get("attention_mask")
                     kwargs["attention_mask"] = self.pruned.decode_mask(i, mask, hidden.shape[1])
             if self.prompt:
-                self.trace.lengths.append(hidden.shape[1])
+                (self.trace.again or self.trace).lengths.append(hidden.shape[1])
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
         return hook
@@ -187,6 +208,12 @@ class pruning:
         """Selection inside the language model happens once, at a prompt whose last token is there to ask and to answer."""
         if again and not self.method.reprunes():
             raise UserError("Pruning inside the language model needs use_cache=True: without it every step would select again.")
+        window = getattr(self.lm.config, "sliding_window", None) if getattr(self.lm.config, "use_sliding_window", True) else None
+        if window is not None and window < text.shape[1]:
+            raise UserError(
+                f"The layers of this model look at the last {window} tokens alone, fewer than the prompt has: tokens can be "
+                "dropped before the language model, not inside it."
+            )
         kinds = sorted(set(getattr(self.lm.config, "layer_types", None) or ()))
         if len(kinds) > 1:
             raise UserError(
@@ -202,20 +229,37 @@ class pruning:
                 "prompt ends with an image: put the question behind it."
             )
 
-    def _refuse_second_prompt(self, pruned: Prefill, kwargs: dict[str, Any], past: int) -> None:
-        """Several tokens on a filled cache are fine when they continue the prompt (speculation), and wrong when generate()
-        sliced a longer prompt by the length of the shortened cache."""
-        if kwargs["inputs_embeds"].shape[1] == 1:
+    def _refuse_drafts(self, cache: Any) -> None:
+        """Speculative decoding may read the prompt and what it drafts behind it in one pass, and take back a part of it."""
+        if cache is not None and self.logits > 1:
+            raise UserError(
+                "Speculative decoding reads drafted tokens together with the prompt, and they would choose what to keep: "
+                "generate without assistant model and prompt lookup."
+            )
+
+    def _refuse_second_prompt(self, kwargs: dict[str, Any], cache: Any, past: int) -> None:
+        """Several tokens on a filled cache are fine when they continue the prompt, and wrong when they are a piece of one, or
+        when generate() sliced a longer prompt by the length of the shortened cache."""
+        new, pruned = kwargs["inputs_embeds"].shape[1], self.pruned
+        if pruned is None and getattr(cache, _PRUNED, False):
+            raise UserError("This turn goes on from a cache that was pruned before: give the whole dialogue as one prompt.")
+        if pruned is not None and past < pruned.begin:
+            raise UserError("A part of the pruned prompt was taken back from the cache: give the prompt anew.")
+        if new == 1 or self.logits == new:  # a step, or drafts that are being checked
             return
-        if past == pruned.begin:
-            raise UserError("The prompt comes in pieces (chunked prefill): tokens would be chosen before all of it was read.")
-        if self.ids is not None and bool(families.visual_mask(self.model, self.ids).any()):
+        if self.method.name != "full" and self.ids is not None and bool(families.visual_mask(self.model, self.ids).any()):
             raise UserError("Visual tokens on a filled cache: chunked prefill and further turns with images cannot be pruned.")
-        positions = kwargs.get("position_ids")
-        if positions is None or pruned.last_position is None:
+        if pruned is None:
             return
-        if not bool((positions[..., :1] == pruned.last_position + 1 + (past - pruned.begin)).all()):
-            raise UserError("This turn does not continue the pruned prompt: give the whole dialogue as one prompt, no cache.")
+        positions, last = kwargs.get("position_ids"), pruned.last_position
+        moved = False
+        if positions is not None and last is not None:
+            moved = bool((positions[..., :1] != last + 1 + past - pruned.begin).any())
+        if past == pruned.begin or self.logits or moved:
+            raise UserError(
+                "The prompt comes in pieces (chunked prefill), or a further turn follows on a pruned cache: tokens are chosen "
+                "when all of a prompt was read. Give the whole dialogue as one prompt."
+            )
 
 
 def _check_source(method: Method, query: QuerySource | None) -> None:

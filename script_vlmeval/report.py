@@ -23,12 +23,13 @@ from openpyxl.utils import get_column_letter
 
 from .cells import Config
 from .celltext import escape
-from .draw import Row, accuracy, at, number
+from .draw import Row, accuracy, at, number, peers
 from .errors import UserError
 from .store import CELL, PREDICTIONS, RESULT, disk, read_json, replacing
 
 NOTES = (
-    "Bold: the best method at its budget. Coloured, with a star: incomplete (failed rows, unfinished cells, missing benchmarks).",
+    "Bold: the best among configurations that read equally many visual tokens (mean over the layers, within 1 %).",
+    "Coloured, with a star: incomplete (failed rows, unfinished cells, missing benchmarks).",
     "Retention: percent of the unpruned model's score on the same rows. Mean retention: the mean of the benchmarks' ratios.",
     "±95%: half the width of the 95% interval of the score alone: 1.96 standard errors.",
 )
@@ -45,6 +46,7 @@ class Styled:
     value: Any
     bold: bool = False
     incomplete: bool = False
+    digits: int = 2  # of a fraction
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def summarise(work_dir: Path) -> Summary:
 def table(summary: Summary) -> str:
     """The overview for a terminal, in aligned columns; a star marks what is incomplete."""
     lines = [[_words(value) for value in [line[0], *line[4:]]] for line in _lines(_overview(summary))]
-    lines[0] = [re.sub("^(?!mean ).* (±95%|retention %)$", r"\1", head) for head in lines[0]]
+    lines[0] = [re.sub(r"^(?!mean ).* (±95%|retention %)$|^visual (tokens)$", r"\1\2", head) for head in lines[0]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "\n".join(f"{line[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines)
     return text + "\n* incomplete: failed rows, unfinished cells or missing benchmarks" * ("*" in text)
@@ -113,7 +115,8 @@ def table(summary: Summary) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, Styled):
-        return _words(value.value) + "*" * (value.incomplete and not isinstance(value.value, str))
+        text = f"{value.value:.{value.digits}f}" if isinstance(value.value, float) else _words(value.value)
+        return text + "*" * (value.incomplete and not isinstance(value.value, str))
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
@@ -163,6 +166,12 @@ def _mean_retention(summary: Summary, config: str) -> Styled:
     return Styled(sum(row.retention or 0.0 for row in rows) / len(rows) if rows else None, incomplete=incomplete and bool(rows))
 
 
+def _tokens(summary: Summary, config: str) -> Styled:
+    """The visual tokens that were read, the mean over the benchmarks' means; a benchmark's own is on the sheet `long`."""
+    read = [row.measured for row in summary.rows if str(row.config) == config and row.measured]
+    return Styled(sum(read) / len(read) if read else None, digits=1)
+
+
 def _pages(summary: Summary) -> list[tuple[str, list[list[Any]]]]:
     """The sheets: name and lines, the first of which are the heads."""
     pages = [("overview", _overview(summary)), ("long", [_long(row) for row in summary.rows])]
@@ -180,7 +189,8 @@ def _overview(summary: Summary) -> list[dict[str, Any]]:
     for config in summary.configs:
         scores = [_scores(summary, config, benchmark) for benchmark in summary.benchmarks]
         mean = {"mean retention %": _mean_retention(summary, str(config))}
-        records.append({key: value for part in (_name(config), *scores, mean) for key, value in part.items()})
+        head = _name(config) | {"visual tokens": _tokens(summary, str(config))}
+        records.append({key: value for part in (head, *scores, mean) for key, value in part.items()})
     floors: dict[str, dict[str, Any]] = {}
     for row in summary.rows:
         for label, score in row.floors.items():
@@ -193,10 +203,10 @@ def _scores(summary: Summary, config: Config, benchmark: str) -> dict[str, Any]:
     here = [row for row in summary.rows if row.benchmark == benchmark and row.config.model == config.model]
     row = next((row for row in here if str(row.config) == str(config)), None)
     gap = summary.gaps.get((str(config), benchmark))
-    peers = [other.score for other in here if other.config.budget == config.budget]
     score = Styled(gap, incomplete=bool(gap))
     if row:
-        score = Styled(row.score, len(peers) > 1 and row.score == max(peers), row.failed > 0)
+        alike = [other.score for group in peers(here) if row in group for other in group]
+        score = Styled(row.score, len(alike) > 1 and row.score == max(alike), row.failed > 0)
     return {benchmark: score, f"{benchmark} ±95%": row and row.half, f"{benchmark} retention %": row and row.retention}
 
 
@@ -275,7 +285,7 @@ def _cell(sheet: Any, value: Any, head: bool) -> Any:
     if text:
         cell.data_type = "s"  # also what looks like a formula or an error code
     elif value is not None:
-        cell.number_format = ("0.00" if isinstance(value, float) else "0") + '" *"' * styled.incomplete
+        cell.number_format = ("0." + "0" * styled.digits if isinstance(value, float) else "0") + '" *"' * styled.incomplete
     if styled.incomplete:
         cell.fill = _INCOMPLETE
     if styled.bold:

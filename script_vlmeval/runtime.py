@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 
 from . import backbones, families, methods, plans, tower
 from .backbones import Backbone
-from .cells import Config
+from .cells import Config, schedule
 from .encode import Chosen, QueryOnce, encode_once
 from .errors import UserError
 from .methods import Method
@@ -172,6 +173,10 @@ class Runtime:
             shown=prepared.shown,
             chosen=prepared.chosen.setdefault((method, seed), Chosen(budgets)),
         )
+        if method.reprunes():
+            warnings.warn(
+                "reprune_each_step reads the whole prompt again for each token: for parity, not for results.", stacklevel=2
+            )
         with context as trace:
             out = self.model.generate(
                 **prepared.inputs,
@@ -211,10 +216,21 @@ def method_of(config: Config, checkpoints: Mapping[str, str] | None = None) -> M
     """The method of a configuration, refused where the model or its family cannot serve it. Loads no weights."""
     record = backbones.backbone(config.model, checkpoints)
     backbones.check_checkpoint(record)
+    try:
+        return _method_for(record, config)
+    except UserError as error:
+        raise UserError(f"'{config}': {error}") from None
+
+
+def _method_for(record: Backbone, config: Config) -> Method:
+    if schedule(config.budget) and (twice := [name for name, _ in config.params if name in ("removed", "first_layer")]):
+        raise UserError(
+            f"The budget {config.budget} says how much goes and from which layer on: leave out {' and '.join(twice)}."
+        )
     method, budget = plans.asked(methods.get_method(config.method, **dict(config.params)), config.budget or None)
     count = plans.tokens(budget, record.visual)
     if (count or 0) > record.visual and not record.dynamic:
-        raise UserError(f"'{config}': '{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
+        raise UserError(f"'{record.id}' has {record.visual} visual tokens per image: use '{record.id}_full' for all.")
     families.FAMILIES[record.family].require(config.method, method.needs)
     if "query" in method.needs and method.source() in ("auto", "clip"):
         backbones.check_query(record, config.method, method.source())

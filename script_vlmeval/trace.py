@@ -23,11 +23,12 @@ class Trace:
     kept: dict[int, list[Tensor]] = field(default_factory=dict)
     rows: dict[int, list[Tensor]] = field(default_factory=dict)  # stage -> per group (I,) the sample that each is of
     lengths: list[int] = field(default_factory=list)  # padded sequence length that entered each layer
+    again: Trace | None = None  # of the last step that read the prompt again, in generation without a cache
     relevance: str = "none"  # clip | llm | none: where the question's relevance came from
 
     def begin(self, text: Tensor, visual: Tensor) -> None:
         """Forget the prefill before."""
-        self.text, self.visual, self.relevance = text, visual, "none"
+        self.text, self.visual, self.relevance, self.again = text, visual, "none", None
         self.stages.clear()
         self.kept.clear()
         self.rows.clear()

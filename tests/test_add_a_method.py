@@ -20,14 +20,17 @@ from conftest import ROOT
 from script_vlmeval import conformance
 from script_vlmeval.conformance import Case, MethodReport, around, check_law, laws, loading
 from script_vlmeval.conformance.cases import build, tensors
+from script_vlmeval.conformance.outcome import NotApplicable
 from script_vlmeval.conformance.report import block
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import METHODS, Method, Visual, get_method
+from script_vlmeval.methods.base import INSIDE
 from script_vlmeval.prune import pruning
 from script_vlmeval.tiny import ASSETS
 
 TEXT = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
 PYTHON = dict(re.findall(r"^```python\n# ([\w.]+)\n(.*?)^```$", TEXT, re.M | re.S))
+FIELDS = r"field of `Visual`|field, inside alone"
 SHOWN = dict(re.findall(r"^```\n\$ python run.py conformance --method ([\w.]+)\n(.*?)^```$", TEXT, re.M | re.S))
 
 
@@ -35,17 +38,18 @@ SHOWN = dict(re.findall(r"^```\n\$ python run.py conformance --method ([\w.]+)\n
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The document's files, as a reader would save them."""
     folder = tmp_path_factory.mktemp("own")
-    for name in ("draft.py", "zooprune.py"):
+    for name in ("draft.py", "zooprune.py", "late.py"):
         (folder / name).write_text(PYTHON[name], encoding="utf-8")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def registry_as_before() -> Iterator[None]:
-    """Without what a test registers, and meanwhile without a ZOO-Prune that a reader has put into the methods folder."""
+    """Without what a test registers, and meanwhile without what a reader of the page has put into the methods folder."""
     get_method("full")  # fills it
     before = dict(METHODS)
-    METHODS.pop("zooprune", None)
+    for name in ("zooprune", "late"):
+        METHODS.pop(name, None)
     yield
     METHODS.clear()
     METHODS.update(before)
@@ -83,9 +87,10 @@ def test_the_rungs_and_the_methods_named_for_them():
 
 def test_the_fields_and_their_shapes():
     visual = build(Case(b=2, g=3))
-    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", TEXT.split("field of `Visual`")[1], re.M)
-    assert len(rows) == 8
-    for name, shape in rows:
+    outside, inside = (re.findall(r"^\| `(\w+)` \| (\S.*?) \|", part, re.M) for part in re.split(FIELDS, TEXT)[1:])
+    assert len(outside) == 8
+    assert {name for name, _ in inside} == INSIDE
+    for name, shape in outside + inside:
         assert name in Visual.__dataclass_fields__
         if name in tensors(visual):
             assert len(shape.split()) == getattr(visual, name).ndim, name
@@ -214,14 +219,80 @@ def test_what_cannot_be_is_refused(zoo: ModuleType):
             zoo.ZooPrune(**wrong)
 
 
+# -- inside the language model ------------------------------------------------------------------------------------------------
+@pytest.fixture
+def late(folder: Path, registry_as_before: None) -> type[Method]:
+    ((method, _),) = loading.resolve([folder / "late.py"])
+    return type(method)
+
+
+def test_the_one_inside_passes(folder: Path):
+    report = checked(folder / "late.py", fuzz=3)
+    assert report.ok, report.failures
+    assert len(report.laws.passed) == len(laws.LAWS)
+
+
+@pytest.mark.parametrize("law", ["plan_kept_exactly", "batch_equals_alone"])
+def test_the_one_inside_works_around_a_model(law: str, late: type[Method]):
+    around.LAWS[law](late(), around.reachable(late(), models.random_llava()))
+
+
+def test_recomputing_does_not_apply_inside(late: type[Method]):
+    with pytest.raises(NotApplicable):
+        around.LAWS["cached_equals_recomputed"](late(), around.reachable(late(), models.random_llava()))
+
+
+def test_its_plan_is_darts(late: type[Method]):
+    def planned(method: Method, budget: int) -> dict[int, int] | None:
+        try:
+            return {stage: k for stage, k in method.plan(budget, 144, 6).items() if k < 144}
+        except UserError:
+            return None
+
+    for layer in (1, 2, 5):
+        pair = late(layer=layer), get_method("dart", layer=layer)
+        for budget in range(1, 145):
+            assert planned(pair[0], budget) == planned(pair[1], budget)
+    assert late().plan(72, 144, 6) == {2: 36}  # as the text says
+    assert late().plan(145, 144, 6) == {}
+    for layer in (0, -1, 6, 7):
+        with pytest.raises(UserError, match="cannot have a mean"):
+            late(layer=layer).plan(72, 144, 6)
+    with pytest.raises(UserError, match="needs a budget"):
+        late().plan(None, 144, 6)
+
+
+def test_inside_it_keeps_what_fastv_keeps(late: type[Method]):
+    subject = models.trained_llava()
+    inputs = {**models.collate([subject.prompt(1, 0), subject.prompt(1, 1)]), "max_new_tokens": 2, "do_sample": False}
+    kept = []
+    for method in (late(), get_method("fastv")):
+        with pruning(subject.model, method, 72) as trace:
+            subject.model.generate(**inputs)
+        assert list(trace.kept) == [2]
+        kept.append(torch.cat([group.flatten(1) for group in trace.kept[2]]))
+    assert kept[0].shape == (2, 36)
+    assert torch.equal(*kept)
+
+
+def test_without_a_plan_it_is_refused(late: type[Method]):
+    class Unplanned(late, register=False):
+        plan = Method.plan
+
+    subject = models.trained_llava()
+    with pytest.raises(UserError, match=re.escape("override plan()")), pruning(subject.model, Unplanned(), 72):
+        subject.model.generate(**models.collate([subject.prompt(1, 0)]), max_new_tokens=1)
+
+
 # -- in the project ------------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def project(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with the file in its methods folder, and nothing else changed."""
+    """A copy of the project with the files in its methods folder, and nothing else changed."""
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "script_vlmeval", root / "script_vlmeval", ignore=shutil.ignore_patterns("assets", "__pycache__"))
     shutil.copy(ROOT / "run.py", root)
-    shutil.copy(folder / "zooprune.py", root / "script_vlmeval" / "methods")
+    for name in ("zooprune.py", "late.py"):
+        shutil.copy(folder / name, root / "script_vlmeval" / "methods")
     return root
 
 
@@ -241,6 +312,15 @@ def test_dropped_into_the_folder_it_is_listed(project: Path):
 def test_its_configurations_can_be_named(project: Path):
     argv = next(line for line in TEXT.splitlines() if "tiny_zooprune_16 --param" in line).split()[1:]
     assert "missing  tiny_zooprune_16/ShapesVQA" in told(project, *argv, "--checkpoint", f"tiny={ASSETS}", "--dry-run")
+
+
+def test_the_one_inside_can_be_named_alone_and_in_a_hybrid(project: Path):
+    names = re.findall(r"`(tiny_[\w+]*late_\d+)`", TEXT)
+    assert names == ["tiny_late_72", "tiny_script+late_36"]
+    out = told(project, "run.py", "--data", "ShapesVQA", "--model", *names, "--checkpoint", f"tiny={ASSETS}", "--dry-run")
+    assert all(f"missing  {name}/ShapesVQA" in out for name in names)
+    code = "from script_vlmeval.methods import get_method; print(get_method('script+late').plan(36, 144, 6))"
+    assert told(project, "-c", code).strip() == "{0: 72, 2: 18}"  # as the text says
 
 
 def test_it_is_known_everywhere(project: Path):

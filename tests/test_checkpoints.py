@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,16 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.qwen2_vl(tmp_path_factory.mktemp("qwen2_vl"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """A random model never ends an answer by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backbones.BACKBONES, "qwen2vl2b", replace(backbones.BACKBONES["qwen2vl2b"], max_new_tokens=6))
+        yield
+
+
 @pytest.fixture(scope="module")
-def runtime(qwen: Path) -> Runtime:
+def runtime(qwen: Path, short: None) -> Runtime:
     return Runtime.load("qwen2vl2b", device="cpu", checkpoints={"qwen2vl2b": str(qwen)})
 
 

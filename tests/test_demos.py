@@ -18,7 +18,9 @@ from conftest import ROOT
 
 from script_vlmeval.benchmarks import BENCHMARKS
 from script_vlmeval.cells import Config, read_study
+from script_vlmeval.errors import UserError
 from script_vlmeval.listing import tell
+from script_vlmeval.methods import get_method
 from script_vlmeval.runtime import method_of
 
 DEMOS = ("demo_llava.sh", "demo_qwenvl2.sh")
@@ -312,13 +314,47 @@ def test_every_budget_can_be_had(served: tuple[str, dict[str, str]]):
         method_of(config, checkpoints)
 
 
+def test_the_figures_in_the_comments():
+    """Where stages and steps end without the parameters given: the smallest budget, in tokens or in percent."""
+    said = {script: study(script).read_text() for script in DEMOS}
+    for name, params, figure in (
+        ("seqprune", {}, "steps of 10 percent end at 116"),
+        ("pyramiddrop", {}, "8, 16 and 24, end at 145"),
+        ("pyramiddrop", {"layers": "4,8,16"}, "4, 8 and 16 at 73"),
+    ):
+        assert figure in said["demo_llava.sh"]
+        assert smallest(name, 576, 32, **params) == int(figure.split()[-1])
+    for name, params, figure in (
+        ("seqprune", {}, "steps of 10 percent end at 23"),
+        ("seqprune", {"step": 25}, "of 25 at 12"),
+        ("pyramiddrop", {"layers": "4,8,16"}, "4, 8 and 16 at 15"),
+    ):
+        assert figure in said["demo_qwenvl2.sh"]
+        assert -(-100 * smallest(name, 2048, 28, **params) // 2048) == int(figure.split()[-1])
+    assert "7, 14 and 21, end just above 25 percent" in said["demo_qwenvl2.sh"]
+    assert smallest("pyramiddrop", 2048, 28) == 2048 // 4 + 1
+
+
+def smallest(name: str, n: int, depth: int, **params: Any) -> int:
+    """The smallest budget that can be had."""
+    with pytest.raises(UserError) as refused:
+        get_method(name, **params).plan(2, n, depth)
+    found = int(str(refused.value).split("smallest budget here is ")[1].split(",")[0].rstrip("."))
+    get_method(name, **params).plan(found, n, depth)
+    return found
+
+
 @pytest.mark.parametrize("script", DEMOS)
 def test_the_studies_compare_at_equal_budgets(script: str):
     found = read_study(study(script))
     budgets = ("192", "128", "64") if script == "demo_llava.sh" else ("50pct", "25pct", "10pct")
-    methods = ("cdpruner", "script", "divprune", "fastv", "seqprune")
+    hybrid = "script+fastv"
+    methods = ("cdpruner", "script", "divprune", "fastv", "sparsevlm", hybrid, "seqprune", "pyramiddrop")
+    if script != "demo_llava.sh":
+        methods = (*(m for m in methods if m != hybrid), hybrid)
     model = MODELS[script]
-    assert names(found.configs) == [f"{model}_full", *(f"{model}_{m}_{b}" for m in methods for b in budgets)]
+    wanted = [(m, b) for m in methods for b in budgets if (m, b) != (hybrid, "50pct")]  # which is fastv
+    assert names(found.configs) == [f"{model}_full", *(f"{model}_{m}_{b}" for m, b in wanted)]
     records = [BENCHMARKS[name] for name in found.data]
     assert all(b.kind == "host" and not b.judge for b in records)
     assert found.data == ("GQA", "VizWiz", "ScienceQA", "TextVQA", "POPE", "MME", "MMBench", "MMBench-CN")

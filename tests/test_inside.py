@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import models
@@ -14,8 +14,14 @@ from torch import Tensor
 
 from script_vlmeval import attention
 from script_vlmeval.errors import UserError
-from script_vlmeval.methods import get_method
+from script_vlmeval.methods import METHODS, Method, Visual, get_method
 from script_vlmeval.prune import pruning
+
+
+def private(cls: type[Method]) -> type[Method]:
+    """Defining a method registers it; the ones below must not join the suites that run over the registry."""
+    del METHODS[cls.name]
+    return cls
 
 
 def forward(subject: models.Subject, prompts: list[models.Prompt], method: Any, budget: Any = None, **options: Any) -> Any:
@@ -136,10 +142,12 @@ def test_selecting_again_at_every_step_is_the_releases_generation():
     inputs = models.collate([prompt])
     choices: list[list[int]] = []
     with torch.no_grad(), planned(subject, method, None) as trace:
-        handle = subject.model.lm_head.register_forward_pre_hook(lambda *_: choices.append(trace.kept[2][0].flatten().tolist()))
+        handle = subject.model.lm_head.register_forward_pre_hook(
+            lambda *_: choices.append((trace.again or trace).kept[2][0].flatten().tolist())
+        )
         tokens = subject.model.generate(**inputs, max_new_tokens=steps, do_sample=False, use_cache=False)[0].tolist()
         handle.remove()
-    answer = list(prompt.ids)
+    first, answer = trace, list(prompt.ids)
     for step in range(steps):
         with torch.no_grad(), planned(subject, replace(method, reprune_each_step=False), None) as trace:
             out = subject.model(**models.collate([replace(prompt, ids=tuple(answer))]), use_cache=False)
@@ -147,6 +155,9 @@ def test_selecting_again_at_every_step_is_the_releases_generation():
         answer.append(int(out.logits[0, -1].argmax()))
     assert tokens == answer
     assert len(set(map(tuple, choices))) > 1, "the kept set changes from step to step"
+    assert first.lengths == [len(prompt.ids)] * 2 + [len(prompt.ids) - N + N // 4] * 2, "the trace stays that of the prompt"
+    assert first.again is not None
+    assert first.again.lengths[0] == len(prompt.ids) + steps - 1
 
 
 def test_selecting_again_needs_generation_without_a_cache():
@@ -178,6 +189,78 @@ def test_a_method_before_the_language_model_needs_a_budget():
     for budget, words in ((None, "needs a budget"), ("r75k2", "no layer schedule")):
         with pytest.raises(UserError, match=words), torch.no_grad(), planned(models.random_llava(), get_method("grid"), budget):
             models.random_llava().model(**models.collate([random_prompt()]))
+
+
+@private
+@dataclass(frozen=True)
+class Unplanned(Method):
+    """Reads what there is inside the language model alone, and does not say where."""
+
+    needs = frozenset({"attention"})
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.attention is not None
+        return visual.attention
+
+
+@private
+@dataclass(frozen=True)
+class Spending(Unplanned):
+    """Takes the budget for what stays in the end."""
+
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
+        return {2: budget or 1}
+
+
+def test_a_method_of_the_inside_must_say_from_which_layer_on():
+    with pytest.raises(UserError, match="override plan"):
+        forward(models.random_llava(), [random_prompt()], Unplanned(), 8)
+
+
+def test_reading_more_than_the_budget_is_said():
+    with pytest.warns(UserWarning, match=r"'spending' reads a mean of 10.0 visual tokens per layer at a budget of 4"):
+        forward(models.random_llava(), [random_prompt()], Spending(), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "budget", "words"),
+    [
+        ("script+fastv", {"before": 8}, 8, "before is at least 9"),
+        ("script+fastv", {"before": 100}, 16, "With before=48 it can be had"),
+        ("script+fastv", {}, None, "set before=192"),
+        ("full+fastv", {}, 16, "name 'fastv' alone"),
+        ("script+full", {}, 16, "name 'script' alone"),
+        ("fastv+script", {}, 16, "in this order"),
+        ("script+dart+fastv", {}, 16, "Unknown method"),
+        ("script+fastv", {"before": "x"}, 16, "number of tokens"),
+        ("script+fastv", {"tua": 1}, 16, "Did you mean 'tau'"),
+    ],
+)
+def test_hybrids_that_cannot_be_say_why(name: str, params: dict[str, Any], budget: int | None, words: str):
+    with pytest.raises(UserError, match=words):
+        get_method(name, **params).plan(budget, 144, 6)
+
+
+def test_a_hybrid_is_planned_for_what_its_first_part_leaves():
+    assert get_method("script+fastv").plan(64, 576, 32) == {0: 128, 2: 59}
+    assert get_method("script+fastv", before=192, removed=0.5).plan(None, 576, 32) == {0: 192, 2: 96}
+    assert get_method("script+fastv", before=192).scheduled(0.75, 3).plan(None, 576, 32) == {0: 192, 3: 48}
+    assert get_method("script+fastv", before="none").plan(600, 576, 32) == {}
+    routed = get_method("script+seqprune", tau=0.3, step=20, per="image", before=100).parameters()
+    assert (routed["script.tau"], routed["seqprune.step"], routed["seqprune.per"], routed["before"]) == (0.3, 20, "image", 100)
+
+
+@pytest.mark.parametrize("first", ["visionzip", "pool", "trim", "random"])
+def test_hybrids_whose_first_part_merges_work(first: str):
+    """Merged tokens are ordinary ones to the second part; alone and in a batch alike."""
+    subject, prompts = models.random_llava(), [random_prompt(2, 0), random_prompt(1, 3), random_prompt(0, 1)]
+    method = get_method(f"{first}+fastv", first_layer=1, before=8)
+    together = models.run(subject, prompts, method, 5, steps=3)
+    assert together.lengths[0] > together.lengths[1]
+    for i, prompt in enumerate(prompts):
+        alone = models.run(subject, [prompt], method, 5, steps=3)
+        assert alone.tokens[0].tolist() == together.tokens[i].tolist()
+        torch.testing.assert_close(alone.logits[0], together.logits[i], atol=2e-4, rtol=1e-4)
 
 
 # -- attention -----------------------------------------------------------------------------------------------------------------

@@ -156,6 +156,32 @@ def test_numbers_in_sentences():
     assert "six steps of 10 percent leave 39" in " ".join(PAGE.split())
 
 
+def test_pyramiddrops_own_schedule_is_a_budget():
+    pattern = r"is the budget `([\d.]+pct)` of 576.*?`plan\((.*?)\)` equals `plan\((.*?)\)`"
+    share, same, published = re.search(pattern, PAGE, re.DOTALL).groups()
+    budget, *sizes = (int(word) for word in same.split(","))
+    assert (sizes, published) == ([N, LAYERS], f"None, {N}, {LAYERS}")
+    assert plans.tokens(share, N) == budget
+    method, by_ratio = get_method("pyramiddrop"), get_method("pyramiddrop", ratio=0.5)
+    assert method.plan(budget, N, LAYERS) == method.plan(None, N, LAYERS) == by_ratio.plan(None, N, LAYERS)
+    with pytest.raises(UserError, match="ratio"):
+        by_ratio.plan(budget, N, LAYERS)
+
+
+def test_what_is_said_of_hybrids():
+    for before in (63, 64):
+        with pytest.raises(UserError, match="before"):
+            get_method("script+fastv", before=before).plan(64, N, LAYERS)
+    assert get_method("script+fastv", before=65).plan(64, N, LAYERS)[0] == 65
+    for name in ("full+fastv", "script+full"):
+        with pytest.raises(UserError, match="alone"):
+            get_method(name)
+    found = get_method("script+fastv", merge="mean").parameters()
+    assert found["script.merge"] == "mean"
+    assert "fastv.merge" not in found
+    assert get_method("visionzip+fastv", merge="mean").parameters()["fastv.merge"] == "mean"
+
+
 def test_the_example_sweep_can_be_planned(tmp_path: Path):
     file = tmp_path / "inside.yaml"
     file.write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1], encoding="utf-8")

@@ -107,7 +107,7 @@ def test_a_budget_of_all_tokens_drops_none(name: str):
     ("name", "params", "budget", "layers", "says"),
     [
         ("pyramiddrop", {}, 144, 32, "smallest budget here is 145, and 19 with layers='1,2,3'"),
-        ("pyramiddrop", {"ratio": 0.3}, 270, 32, "leave one out"),
+        ("pyramiddrop", {"ratio": 0.3}, 270, 32, "leave out the ratio"),
         ("pyramiddrop", {"ratio": 1.0}, None, 32, "below 1"),
         ("pyramiddrop", {"layers": "8,8"}, None, 32, "ascending"),
         ("pyramiddrop", {"layers": "0,4"}, None, 32, "at least 1"),

@@ -117,7 +117,7 @@ def test_a_workbook_that_cannot_be_written(tmp_path: Path):
 
 def result(config: str, benchmark: str, score: float, **more: Any) -> dict[str, Any]:
     model, method, budget = [*config.split("_"), ""][:3]
-    kept = float(budget) if budget.isdecimal() else 36.0 if budget else 144.0
+    kept = more.pop("kept", float(budget) if budget.isdecimal() else 36.0 if budget else 144.0)
     return {
         "cell": {"config": config, "model": model, "method": method, "budget": budget, "params": {}, "benchmark": benchmark},
         "fingerprint": {"seed": 0, "dataset": "abc"},
@@ -229,9 +229,9 @@ def test_the_other_sheets(work_dir: Path):
 def test_the_table_is_aligned_and_has_the_numbers(work_dir: Path):
     lines = report.table(report.summarise(work_dir)).splitlines()
     assert len({len(line) for line in lines[:8]}) == 1
-    assert lines[0].split()[:2] == ["config", "ShapesVQA"]
+    assert lines[0].split()[:3] == ["config", "tokens", "ShapesVQA"]
     line = next(line for line in lines if line.startswith("tiny_script_16"))
-    assert line.split() == ["tiny_script_16", "81.00", "1.96", "90.00", "1200.00*", "1.96", "75.00", "82.50*"]
+    assert line.split() == ["tiny_script_16", "16.0", "81.00", "1.96", "90.00", "1200.00*", "1.96", "75.00", "82.50*"]
     assert lines[-1].startswith("* incomplete")
 
 
@@ -244,6 +244,56 @@ def test_the_plot_is_a_picture_and_rebuilding_changes_nothing(work_dir: Path):
     assert (summary.plot.read_bytes(), summary.workbook.read_bytes()) == before
 
 
+def bold(summary: report.Summary, benchmark: str) -> set[str]:
+    names = {str(config) for config in summary.configs}
+    return {name for name in names if cell_of(summary, name, benchmark).font.b}
+
+
+def test_bold_compares_what_read_equally_many_tokens(tmp_path: Path):
+    """Not what has the same budget's text: at one schedule methods read very different numbers of tokens."""
+    put(tmp_path, "tiny_seqprune_r90k2", "ShapesVQA", 90.0, kept=119.67)
+    put(tmp_path, "tiny_fastv_r90k2", "ShapesVQA", 60.0, kept=57.33)
+    put(tmp_path, "tiny_latelast_16", "ShapesVQA", 59.0, kept=57.0)
+    put(tmp_path, "tiny_script_16", "ShapesVQA", 50.0)
+    put(tmp_path, "tiny_random_16", "ShapesVQA", 40.0)
+    for budget, score in (("72", 70.0), ("50pct", 71.0), ("r75k2", 72.0)):
+        put(tmp_path, f"tiny_fastv_{budget}", "ShapesVQA", score, kept=72.0)
+    put(tmp_path, "tiny_broken_16", "ShapesVQA", 99.0, kept=None)
+    put(tmp_path, "tiny_silent_16", "ShapesVQA", 98.0, kept=None)
+    put(tmp_path, "other_fastv_72", "ShapesVQA", 95.0)
+    summary = report.summarise(tmp_path)
+    assert bold(summary, "ShapesVQA") == {"tiny_fastv_r75k2", "tiny_fastv_r90k2", "tiny_script_16"}
+    assert "equally many visual tokens" in sheet_of(summary, "notes").loc[0, "notes"]
+
+
+def test_each_benchmark_compares_by_its_own_measurement(tmp_path: Path):
+    put(tmp_path, "tiny_a_25pct", "ShapesVQA", 80.0, kept=100.0)
+    put(tmp_path, "tiny_b_100", "ShapesVQA", 70.0, kept=101.0)
+    put(tmp_path, "tiny_a_25pct", "ShapesYN", 80.0, kept=102.0)
+    put(tmp_path, "tiny_b_100", "ShapesYN", 70.0, kept=100.0)
+    summary = report.summarise(tmp_path)
+    assert [bold(summary, name) for name in ("ShapesVQA", "ShapesYN")] == [{"tiny_a_25pct"}, set()]
+    tokens = [cell_of(summary, name, "visual tokens") for name in ("tiny_a_25pct", "tiny_b_100")]
+    assert [(cell.value, cell.number_format) for cell in tokens] == [(101.0, "0.0"), (100.5, "0.0")]
+
+
+def test_peers_are_within_one_percent_of_the_fewest_of_their_group():
+    values = [192.0, 100.0, 101.0, 101.001, 102.5, 0.0, 191.6]
+    rows = [draw.Row(report.Config("m", "x", "9"), "b", 1.0, None, 1, 0, {"tokens": {"visual_kept": v}}) for v in values]
+    groups = [[row.measured for row in group] for group in draw.peers(rows)]
+    assert groups == [[100.0, 101.0], [101.001], [102.5], [191.6, 192.0]]
+
+
+def test_the_overview_says_how_many_tokens_were_read(work_dir: Path):
+    summary = report.summarise(work_dir)
+    table = sheet_of(summary, "overview").set_index("config")
+    assert list(table.columns)[:4] == ["model", "method", "budget", "visual tokens"]
+    assert table.loc[["tiny_full", "tiny_script_16"], "visual tokens"].tolist() == [144.0, 16.0]
+    put(work_dir, "tiny_latelast_16", "ShapesVQA", 70.0, kept=58.6667)
+    lines = report.table(report.summarise(work_dir)).splitlines()
+    assert next(line.split()[1] for line in lines if line.startswith("tiny_latelast_16")) == "58.7"
+
+
 def test_many_methods_of_one_budget_are_set_against_each_other(tmp_path: Path):
     """Best at the top; the curves above are of methods with several budgets, and of those that have no place below."""
     for i, method in enumerate(["random", "grid", "pool", "script", "scope"]):
@@ -253,12 +303,83 @@ def test_many_methods_of_one_budget_are_set_against_each_other(tmp_path: Path):
     put(tmp_path, "tiny_script_16", "ShapesYN", 70.0)
     summary = report.summarise(tmp_path)
     shapes, yes_no = draw._panels(summary.rows)
-    assert [row.score for row in shapes.compared] == sorted(row.score for row in shapes.compared)
-    assert {row.config.method for row in shapes.compared} == {"random", "grid", "pool", "script", "scope"}
+    (rows,) = shapes.comparisons
+    assert [row.score for row in rows] == sorted(row.score for row in rows)
+    assert {row.config.method for row in rows} == {"random", "grid", "pool", "script", "scope"}
     assert set(shapes.curves) == {"script", "dart"}
-    assert not yes_no.compared
+    assert not yes_no.comparisons
     assert set(yes_no.curves) == {"script"}
     assert summary.plot.read_bytes().startswith(b"\x89PNG")
+
+
+def demo(work_dir: Path, benchmark: str = "ShapesVQA") -> None:
+    """A study as configs/tiny.yaml: a grid, and many methods at one of its budgets, two of them under two names."""
+    grid = [f"{method}_{budget}" for method in ("random", "cdpruner", "script") for budget in (72, 36, 16, 8)]
+    early = [f"{method}_16" for method in ("grid", "pool", "divprune", "scriptcompat")]
+    inside = [f"{method}_72" for method in ("fastv", "seqprune", "dart", "pyramiddrop", "sparsevlm")]
+    put(work_dir, "tiny_full", benchmark, 96.0)
+    put(work_dir, "tiny_fastv_r75k2", benchmark, 71.0, kept=72.0)
+    for i, name in enumerate([*grid, *early, *inside]):
+        put(work_dir, f"tiny_{name}", benchmark, 40.0 + i * 17 % 50)
+
+
+def texts(axis: Any) -> list[str]:
+    return [label.get_text() for label in axis.get_yticklabels()]
+
+
+def test_every_budget_of_many_methods_has_a_comparison(tmp_path: Path):
+    """And what has no other budget is in that alone, its budget beside its name where the name is there twice."""
+    demo(tmp_path)
+    panels = draw._panels(report.summarise(tmp_path).rows)
+    assert [{row.tokens for row in rows} for rows in panels[0].comparisons] == [{72.0}, {16.0}]
+    assert set(panels[0].curves) == {"random", "cdpruner", "script"}
+    above, at_72, at_16 = draw._figure(panels).axes
+    assert above.get_title(loc="left") == "ShapesVQA"
+    assert [axis.get_title(loc="left") for axis in (at_72, at_16)] == ["ShapesVQA at 72 tokens", "ShapesVQA at 16 tokens"]
+    twice = {"fastv 72", "fastv r75k2"}
+    assert set(texts(at_72)) == {"random", "cdpruner", "script", "seqprune", "dart", "pyramiddrop", "sparsevlm"} | twice
+    assert {"script", "scriptcompat"} <= set(texts(at_16))
+
+
+def test_two_budgets_of_one_method_are_not_many_methods(tmp_path: Path):
+    for name in ("fastv_72", "fastv_50pct", "fastv_r75k2", "dart_72", "script_72"):
+        put(tmp_path, f"tiny_{name}", "ShapesVQA", 70.0, kept=72.0)
+    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    assert not panel.comparisons
+    assert set(panel.curves) == {"fastv", "dart", "script"}
+
+
+def test_without_curves_there_is_no_panel_for_them(tmp_path: Path):
+    for i in range(5):
+        put(tmp_path, f"tiny_m{i}_16", "ShapesVQA", 50.0 + i)
+    figure = draw._figure(draw._panels(report.summarise(tmp_path).rows))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["ShapesVQA at 16 tokens"]
+    assert {"chance", "image-blind"} <= {text.get_text() for text in figure.axes[0].texts}
+    assert not figure.legends
+
+
+@pytest.mark.parametrize("count", [1, 8, 11, 12, 40])
+def test_no_colour_is_there_twice(count: int):
+    looks = draw._looks([f"m{i}" for i in range(count)])
+    assert len({str(look["color"]) for look in looks.values()}) == len(looks) == count
+
+
+@pytest.mark.parametrize("benchmarks", [1, 2])
+@pytest.mark.parametrize("names", [["a", "b"], [f"averylongname{i}+another" for i in range(7)], ["x" * 40, "y" * 40]])
+def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names: list[str]):
+    for i, name in enumerate(names):
+        for budget in (16, 36) if i % 2 else (16, 72):
+            for benchmark in range(benchmarks):
+                put(tmp_path, f"tiny_{name}_{budget}", f"Bench{benchmark}", 50.0 + i)
+    figure = draw._figure(draw._panels(report.summarise(tmp_path).rows))
+    figure.draw_without_rendering()
+    legend, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert page.x0 <= legend.x0
+    assert legend.x1 <= page.x1
+    assert page.y0 <= legend.y0
+    assert legend.y1 <= min(axis.get_tightbbox().y0 for axis in figure.axes) + 1
+    assert figure.axes[0].get_window_extent().height > 200
+    assert len(figure.legends[0].get_texts()) == len(names) + 1
 
 
 def test_only_unpruned_results_have_no_plot(tmp_path: Path):
@@ -271,6 +392,28 @@ def test_shares_lie_at_the_tokens_that_were_kept(tmp_path: Path):
     put(tmp_path, "tiny_script_25pct", "ShapesVQA", 80.0)
     put(tmp_path, "tiny_script_16", "ShapesVQA", 70.0)
     assert [row.tokens for row in report.summarise(tmp_path).rows] == [36.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept", "place"),
+    [("16", 16.0, 16), ("16", 58.67, 58.67), ("143", 134.0, 134), ("192", 206.5, 206.5), ("192", 191.6, 192), ("192", 193.5, 192),
+     ("r75k2", 72.0, 72), ("16", None, 0)],
+)  # fmt: skip
+def test_the_place_is_what_was_measured(tmp_path: Path, budget: str, kept: float | None, place: float):
+    """As the number named where that is the same within 1 %."""
+    put(tmp_path, f"tiny_script_{budget}", "ShapesVQA", 80.0, kept=kept)
+    assert [row.tokens for row in report.summarise(tmp_path).rows] == [place]
+
+
+def test_other_tokens_than_named_are_not_compared_at_the_name(tmp_path: Path):
+    for method, kept in (("a", 16.0), ("b", 16.0), ("c", 16.1), ("d", 16.0), ("script+fastv", 15.9), ("latelast", 58.67)):
+        put(tmp_path, f"tiny_{method}_16", "ShapesVQA", 80.0, kept=kept)
+    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    assert not panel.comparisons  # 15.9 and 16.1 are more than 1 % apart
+    put(tmp_path, "tiny_e_16", "ShapesVQA", 80.0)
+    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    assert [{row.config.method for row in rows} for rows in panel.comparisons] == [{"a", "b", "d", "e", "script+fastv"}]
+    assert [row.tokens for row in panel.curves["latelast"]] == [58.67]
 
 
 def test_no_retention_against_other_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..methods import Method, Reduced, Visual
+from ..plans import layer_mean
 from .cases import DEGENERATE, UNASKED, Case, build, declared, optional, rows, tensors
 from .examine import NORMALISED, ask, differ, listed
 from .outcome import LawBroken, NotApplicable, explained, first_line
@@ -116,6 +117,26 @@ def _same_features(visual: Visual, reduced: Reduced) -> None:
             f"the features of token {int(reduced.keep[b, g, i])} changed by up to {by:.3g}, and the class does not say "
             "`changes = True`; a merged token that stands for no single place has index -1"
         )
+
+
+@law
+def budget_kept_over_layers(method: Method, case: Case) -> None:
+    """Its plan reads, on average over the layers, no more visual tokens than the budget says, or refuses the budget."""
+    tried = 0
+    for n, layers in ((case.n, 4), (144, 6), (576, 32), (1000, 28)):
+        for budget in sorted({1, n // 9, n // 3, n // 2, n - 1, n} - {0}):
+            try:
+                planned = method.plan(budget, n, layers)
+            except UserError:
+                continue
+            tried += 1
+            if (mean := layer_mean(planned, n, layers)) > budget and method.name != "full":
+                raise LawBroken(
+                    f"plan({budget}, {n}, {layers}) is {planned}: a mean of {mean:.1f} visual tokens over the layers, which is "
+                    "more; with one stage at layer K the budget is kept by {K: (budget * layers - K * n) // (layers - K)}"
+                )
+    if not tried:
+        raise NotApplicable("it refuses every budget that was tried")
 
 
 # -- the same again -----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ def _is_path(item: str) -> bool:
 def _names(item: str) -> list[str]:
     if item == "all":
         return sorted(catalogue())
+    if set(item.split("+")) <= set(catalogue()) and "+" in item:
+        raise UserError(f"The parts of a hybrid are checked one by one: --method {item.replace('+', ' ')}.")
     if item not in catalogue():
         raise unknown("method", item, catalogue(), "A file of your own is given by its path, ending in .py.")
     return [item]

@@ -28,6 +28,9 @@ class Hybrid(Method, register=False):
         object.__setattr__(self, "changes", self.first.changes)
         if self.first.needs & INSIDE:
             raise self._misjoined()
+        if "full" in (self.first.name, self.then.name):
+            alone = self.then.name if self.first.name == "full" else self.first.name
+            raise UserError(f"One part of '{self.name}' drops nothing: name '{alone}' alone.")
         if self.before is not None and self.before < 1:
             raise UserError(f"'{self.name}' needs before of at least 1 token per image, not {self.before}.")
 
@@ -42,12 +45,44 @@ class Hybrid(Method, register=False):
             )
         if budget is not None and budget >= n_visual:
             return {}
-        left = min(n_visual, 2 * budget if self.before is None else self.before)  # type: ignore[operator]  # one is given
-        early = self.first.plan(left, n_visual, n_layers)
-        late = self.then.plan(budget, left, n_layers)
+        if budget is not None and self.before is not None and self.before <= budget:
+            raise UserError(
+                f"'{self.name}' with before={self.before} leaves nothing to drop inside the language model at a budget of "
+                f"{budget}: before is at least {budget + 1}, or none for twice the budget."
+            )
+        left = self._left(budget, n_visual)
+        early, late = self.first.plan(left, n_visual, n_layers), self._late(budget, left, n_layers)
         if set(early) - {0} or 0 in late:
             raise self._misjoined()
         return {**early, **late}
+
+    def _left(self, budget: int | None, n_visual: int) -> int:
+        """What the first method is to leave of a tile."""
+        return min(n_visual, 2 * (budget or n_visual) if self.before is None else self.before)
+
+    def entering(self, budget: int | None, n_visual: int, n_layers: int) -> int:
+        if budget is not None and budget >= n_visual:
+            return n_visual
+        return self.first.plan(self._left(budget, n_visual), n_visual, n_layers).get(0, n_visual)
+
+    def _late(self, budget: int | None, left: int, n_layers: int) -> dict[int, int]:
+        """The second method's plan for what the first one leaves. UserError that says how much less that would have to be."""
+        try:
+            return self.then.plan(budget, left, n_layers)
+        except UserError as error:
+            if budget is None:
+                raise
+            low, high = budget, left  # keeping `budget` leaves nothing to do, so that much can always be had
+            while high - low > 1:
+                middle = (low + high) // 2
+                try:
+                    self.then.plan(budget, middle, n_layers)
+                except UserError:
+                    high = middle
+                else:
+                    low = middle
+            hint = f" With before={low} it can be had." if low > budget else ""
+            raise UserError(f"{error}{hint}") from None
 
     def _misjoined(self) -> UserError:
         return UserError(
@@ -73,6 +108,7 @@ class Hybrid(Method, register=False):
 
 def joined(first: Method, then: Method, before: object = None) -> Method:
     """The hybrid. UserError for a number of tokens that is none."""
+    before = None if str(before).lower() == "none" else before
     if before is not None and (isinstance(before, bool) or not isinstance(before, int)):
         raise UserError(f"'{first.name}+{then.name}' takes before as a number of tokens per image, not {before!r}.")
     return Hybrid(first, then, before)

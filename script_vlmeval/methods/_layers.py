@@ -50,9 +50,9 @@ class Stages:
         )
 
 
-def parsed(layers: str, method: str) -> tuple[int, ...]:
+def parsed(layers: str | int, method: str) -> tuple[int, ...]:
     """'8,16,24' -> (8, 16, 24). UserError for what is not a list of layers from 1 on, ascending."""
-    words = [word.strip() for word in layers.split(",")]
+    words = [word.strip() for word in str(layers).split(",")]
     at = tuple(int(word) for word in words if word.isascii() and word.isdigit())
     if len(at) < len(words) or at[0] < 1 or any(b <= a for a, b in pairwise(at)):
         raise UserError(
@@ -62,7 +62,7 @@ def parsed(layers: str, method: str) -> tuple[int, ...]:
     return at
 
 
-def stages(layers: str | None, usual: tuple[int, ...], depth: int, n: int, method: str) -> Stages:
+def stages(layers: str | int | None, usual: tuple[int, ...], depth: int, n: int, method: str) -> Stages:
     """The stages as asked for, or the `usual` ones of 32 layers: each moved so that all are different and from 1 on.
 
     Raises UserError for a model without such layers.

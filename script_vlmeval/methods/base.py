@@ -120,6 +120,10 @@ class Method:
             raise UserError(f"'{self.name}' needs a budget: a number of visual tokens (64) or a share (25pct).")
         return {0: budget}
 
+    def entering(self, budget: int | None, n_visual: int, n_layers: int) -> int:
+        """How many of a tile's tokens the plan lets into the language model."""
+        return n_visual if self.union and self.at(0) is self else self.plan(budget, n_visual, n_layers).get(0, n_visual)
+
     def scheduled(self, removed: float, first_layer: int) -> Method:
         """The method with the published schedule of a budget such as `r75k2`: 0.75 removed from layer 2 on."""
         budget = f"r{100 * removed:g}k{first_layer}"

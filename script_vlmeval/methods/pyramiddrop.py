@@ -40,7 +40,7 @@ class PyramidDrop(Method):
     needs = frozenset({"ahead"})
     union = True
     ratio: float | None = None
-    layers: str | None = None
+    layers: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 < self.ratio < 1:
@@ -51,7 +51,8 @@ class PyramidDrop(Method):
     def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
         if budget is not None and self.ratio is not None:
             raise UserError(
-                f"'{self.name}' was given a budget ({budget}) and a ratio ({self.ratio}), which decide the same: leave one out."
+                f"'{self.name}' was given a budget ({budget}) and a ratio ({self.ratio}), which decide the same: leave out the "
+                "ratio, which is for use without a budget (the paper's 0.5 is the budget 46.875pct at the usual layers of 32)."
             )
         if budget is not None and budget >= n_visual:
             return {}

@@ -51,7 +51,7 @@ class SparseVLM(Method):
     needs = frozenset({"text", "text_attention", "given"})
     union = True
     recycle: bool = True
-    layers: str | None = None
+    layers: str | int | None = None
     published: bool = False
 
     def __post_init__(self) -> None:

@@ -62,7 +62,8 @@ def reread(method: Method, seed: int, steps: int) -> list[set[int]]:
     with pruning(model()[0], method, None) as trace:
         for _ in range(steps):
             logits = model()[0](input_ids=ids, pixel_values=inputs["pixel_values"], use_cache=False).logits
-            found.append(set(trace.kept[max(trace.kept)][0].flatten().tolist()))
+            kept = (trace.again or trace).kept
+            found.append(set(kept[max(kept)][0].flatten().tolist()))
             ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
     return found
 

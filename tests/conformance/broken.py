@@ -245,6 +245,19 @@ class Hollow(Method):
         return visual.tokens.float().norm(dim=-1) / 0 * 0
 
 
+class Spendthrift(Method):
+    """Takes the budget for what stays from a late layer on, and forgets the layers before."""
+
+    needs = frozenset({"attention"})
+
+    def plan(self, budget: int | None, n_visual: int, n_layers: int) -> dict[int, int]:
+        return {2: budget or 1}
+
+    def score(self, visual: Visual) -> Tensor:
+        assert visual.attention is not None
+        return visual.attention
+
+
 class Chatty(Method):
     """Fails at length."""
 
