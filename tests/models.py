@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from script_vlmeval.conformance.subjects import PAD, Prompt, Subject, embedded, endless
@@ -21,6 +23,7 @@ from script_vlmeval.conformance.subjects import context as context
 from script_vlmeval.conformance.subjects import run as run
 from script_vlmeval.conformance.subjects import scene_prompt as scene_prompt
 from script_vlmeval.conformance.subjects import without_query as without_query
+from script_vlmeval.methods import METHODS, Method
 
 # Models this small gain nothing from a second thread, and on a busy machine lose a factor of 80 to waiting for it.
 torch.set_num_threads(1)
@@ -58,6 +61,11 @@ def build(attn: str = "sdpa", seed: int = 0) -> Any:
         vision_feature_select_strategy="default",
     )
     model = t.LlavaForConditionalGeneration._from_config(config, attn_implementation=attn).eval()
+    return drawn(model, seed)
+
+
+def drawn(model: Any, seed: int) -> Any:
+    """The model with weights from a seed, large enough that attention is not flat; it never ends an answer by itself."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -69,6 +77,17 @@ def build(attn: str = "sdpa", seed: int = 0) -> Any:
             else:
                 weight.copy_(0.2 * noise + (0 if "bias" in name else 1))
     return endless(model)
+
+
+def private(cls: type[Method]) -> type[Method]:
+    """Defining a method registers it; those of the tests must not join the suites that run over the registry."""
+    del METHODS[cls.name]
+    return cls
+
+
+def since_5(reason: str) -> pytest.MarkDecorator:
+    """Left out where transformers 4 itself, unpruned, cannot do it."""
+    return pytest.mark.skipif(transformers.__version__.startswith("4."), reason=f"transformers 4 {reason}")
 
 
 def eager_tower(model: Any) -> Any:

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 import transformers as t
-from models import PAD
+from models import PAD, drawn
 from reference import Decoder, Row, Span, three_axes
 from torch import Tensor
-
-from script_vlmeval.conformance.subjects import endless
 
 VOCAB, BOS, IMAGE, VIDEO, START, END = 80, 1, 76, 77, 78, 79
 PATCH, MERGE, FRAMES, LAYERS, WIDTH = 4, 2, 2, 4, 64
@@ -63,17 +61,7 @@ def build(attn: str = "sdpa", seed: int = 0, family: str = "qwen2_vl") -> Any:
     ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
     config = getattr(t, f"{name}Config")(text_config=text, vision_config=vision, **ids)
     model = model_class(family)._from_config(config, attn_implementation=attn).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            if "embed_tokens" in name:
-                weight.copy_(noise)
-            elif weight.ndim > 1:
-                weight.copy_(noise * 1.5 / weight[0].numel() ** 0.5)
-            else:
-                weight.copy_(0.2 * noise + (0 if "bias" in name else 1))
-    return endless(model)
+    return drawn(model, seed)
 
 
 @dataclass(frozen=True, eq=False)

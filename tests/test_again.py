@@ -9,8 +9,7 @@ import models
 import pytest
 import qwen
 import torch
-import transformers
-from models import IMAGE, Prompt, random_prompt
+from models import IMAGE, Prompt, random_prompt, since_5
 
 from script_vlmeval import attention, plans
 from script_vlmeval.errors import UserError
@@ -19,11 +18,6 @@ from script_vlmeval.methods import get_method
 from script_vlmeval.plans import Plan
 
 FASTV = get_method("fastv", first_layer=2)
-
-
-def since_5(reason: str) -> pytest.MarkDecorator:
-    """Left out where transformers 4 itself, unpruned, cannot do it."""
-    return pytest.mark.skipif(transformers.__version__.startswith("4."), reason=f"transformers 4 {reason}")
 
 
 class _OnTheWayError(Exception):

@@ -17,24 +17,18 @@ import pytest
 import qwen
 import reference
 import torch
-from models import LAYERS, random_prompt
+from models import LAYERS, private, random_prompt
 from reference import Answer, Decoder, Row, Rule
 from torch import Tensor
 
 from script_vlmeval import sequence
-from script_vlmeval.methods import METHODS, Method, Visual, get_method
+from script_vlmeval.methods import Method, Visual, get_method
 from script_vlmeval.prefill import Prefill
 from script_vlmeval.prune import pruning
 from script_vlmeval.sequence import Stage
 
 STEPS = 5
 GREEDY = {"do_sample": False, "max_new_tokens": STEPS, "output_logits": True, "return_dict_in_generate": True}
-
-
-def private(cls: type[Method]) -> type[Method]:
-    """Defining a method registers it; the ones below must not join the suites that run over the registry."""
-    del METHODS[cls.name]
-    return cls
 
 
 # -- the families --------------------------------------------------------------------------------------------------------------

@@ -9,19 +9,13 @@ import models
 import pytest
 import qwen
 import torch
-from models import IMAGE, LAYERS, N, random_prompt
+from models import IMAGE, LAYERS, N, private, random_prompt
 from torch import Tensor
 
 from script_vlmeval import attention
 from script_vlmeval.errors import UserError
-from script_vlmeval.methods import METHODS, Method, Visual, get_method
+from script_vlmeval.methods import Method, Visual, get_method
 from script_vlmeval.prune import pruning
-
-
-def private(cls: type[Method]) -> type[Method]:
-    """Defining a method registers it; the ones below must not join the suites that run over the registry."""
-    del METHODS[cls.name]
-    return cls
 
 
 def forward(subject: models.Subject, prompts: list[models.Prompt], method: Any, budget: Any = None, **options: Any) -> Any:

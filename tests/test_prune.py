@@ -14,8 +14,7 @@ from typing import Any
 import models
 import pytest
 import torch
-import transformers
-from models import LAYERS, N, Prompt, random_prompt
+from models import LAYERS, N, Prompt, private, random_prompt, since_5
 from torch import Tensor, nn
 
 from script_vlmeval import attention, sequence
@@ -27,12 +26,6 @@ from script_vlmeval.prune import pruning
 from script_vlmeval.sequence import Stage
 
 STEPS = 5
-
-
-def private(cls: type[Method]) -> type[Method]:
-    """Defining a method registers it; the ones below must not join the suites that run over the registry."""
-    del METHODS[cls.name]
-    return cls
 
 
 @private
@@ -389,11 +382,6 @@ def test_beam_scores_equal_the_reference(reference: Reference, name: str):
         logits, _ = reference.generate(prompts[row // 2], method, 4, forced=new[row])
         expected = logits.log_softmax(-1).gather(1, new[row][:, None]).sum()
         torch.testing.assert_close(score, expected, atol=1e-3, rtol=0)
-
-
-def since_5(reason: str) -> pytest.MarkDecorator:
-    """Left out where transformers 4 itself, unpruned, cannot do it."""
-    return pytest.mark.skipif(transformers.__version__.startswith("4."), reason=f"transformers 4 {reason}")
 
 
 @since_5("gives beams of rows with several images the wrong ones")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from script_vlmeval import plans
 from script_vlmeval.methods import Visual
 
 
@@ -69,4 +70,4 @@ def log_volume(features: Tensor, weight: Tensor, picks: Tensor | list[int]) -> f
 
 def layer_mean(stages: dict[int, int], layers: int = 32, n: int = 576) -> float:
     """Mean over layers of the visual tokens that enter them; stages: first layer -> tokens from there on."""
-    return sum(next((stages[s] for s in sorted(stages, reverse=True) if s <= layer), n) for layer in range(layers)) / layers
+    return plans.layer_mean(stages, n, layers)
