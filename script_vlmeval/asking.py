@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import prompts
 from .cells import Cell
+from .inputs import Sample
+from .loading import no_memory
 from .methods import Method
 from .plugin import Dataset
-from .runtime import Prepared, Runtime, Sample
+from .runtime import Prepared, Runtime
 from .store import CellStore
 
 _log = logging.getLogger(__name__)
@@ -52,8 +55,36 @@ class Work:
         return records
 
 
-def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_size: int, seed: int, bar: Any) -> None:
-    """All answers that the cells lack; each is on disk before the bar moves."""
+@dataclass(frozen=True)
+class How:
+    """What is the same for all configurations on a benchmark."""
+
+    seed: int
+    style: str  # as --prompt-style
+    max_new_tokens: int | None
+
+
+def style_of(wanted: str, dataset: Dataset) -> str:
+    """The style of a benchmark's messages: the one that was named, or what published numbers used."""
+    return prompts.default_style(dataset.host) if wanted == "auto" else wanted
+
+
+def longest(wanted: str, dataset: Dataset) -> int | None:
+    """How many tokens an answer may have in that style; None: as many as the model's own habit."""
+    return prompts.max_new_tokens(dataset.host, style_of(wanted, dataset))
+
+
+def ask_all(
+    runtime: Runtime,
+    dataset: Dataset,
+    works: Sequence[Work],
+    batch_size: int,
+    seed: int,
+    bar: Any,
+    style: str = "auto",
+) -> None:
+    """All answers that the cells lack; each is on disk before the bar moves. style: as --prompt-style."""
+    how = How(seed, style, longest(style, dataset))
     wanted: set[str] = set().union(*(w.missing for w in works))
     rows = [row for row in dataset.rows if row["index"] in wanted]
     budgets: dict[Method, list[str]] = {}
@@ -61,7 +92,7 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
         budgets.setdefault(work.method, []).append(work.cell.config.budget)
     for start in range(0, len(rows), batch_size):
         now = rows[start : start + batch_size]
-        samples, broken = _read(runtime, dataset, now)
+        samples, broken = _read(runtime, dataset, now, style)
         stamps = {row["index"]: dataset.stamp(row) for row in now}
         prepared: dict[tuple[str, ...], Prepared] = {}
         with runtime.batch():
@@ -71,7 +102,7 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
                 mine = {i: s for i, s in samples.items() if i in work.missing}
                 records = [{"index": i, "error": reason} for i, reason in broken.items() if i in work.missing]
                 records += [
-                    {**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, seed, prepared, budgets[work.method])
+                    {**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, how, prepared, budgets[work.method])
                 ]
                 work.store.append(records)
                 _note(work, records)
@@ -79,13 +110,16 @@ def ask_all(runtime: Runtime, dataset: Dataset, works: Sequence[Work], batch_siz
                 bar.update(len(records))
 
 
-def _read(runtime: Runtime, dataset: Dataset, rows: Iterable[dict[str, str]]) -> tuple[dict[str, Sample], dict[str, str]]:
+def _read(
+    runtime: Runtime, dataset: Dataset, rows: Iterable[dict[str, str]], style: str
+) -> tuple[dict[str, Sample], dict[str, str]]:
     """Decoded samples by index, and the reasons of those that cannot be decoded."""
     samples: dict[str, Sample] = {}
     broken: dict[str, str] = {}
     for row in rows:
         try:
-            samples[row["index"]] = runtime.read(dataset.message(row))
+            message = prompts.restyled(dataset.host, dataset.message(row), row, style_of(style, dataset))
+            samples[row["index"]] = runtime.read(message, style)
         except Exception as error:  # decoders raise whatever a broken file makes them raise
             broken[row["index"]] = str(error) or type(error).__name__
             _log.warning("%s, row %s: %s", dataset.name, row["index"], broken[row["index"]])
@@ -96,34 +130,49 @@ def _ask(
     runtime: Runtime,
     work: Work,
     samples: Mapping[str, Sample],
-    seed: int,
+    how: How,
     prepared: dict[tuple[str, ...], Prepared],
     budgets: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Records of a batch, which is prepared and encoded once for all configurations.
 
-    A batch that fails is asked again one by one, so that one bad sample costs only itself.
+    A batch that does not fit into memory is asked in halves; one that fails otherwise is asked again one by one, so that one bad
+    sample costs only itself.
     """
     if not samples:
         return
     indices = tuple(samples)
     try:
         if indices not in prepared:
-            prepared[indices] = runtime.prepare(list(samples.values()))
+            prepared[indices] = runtime.prepare(list(samples.values()), how.style)
             runtime.encode(prepared[indices])  # here, so that no configuration pays for the others
-        shared = prepared[indices].chosen.get((work.method, seed))  # each pays for a choice that they share, not the first alone
+        shared = prepared[indices].chosen.get(
+            (work.method, how.seed)
+        )  # each pays for a choice that they share, not the first alone
         before = shared.seconds if shared else 0.0
         start = time.perf_counter()
-        answers = runtime.answer(prepared[indices], work.method, work.cell.config.budget, seed=seed, budgets=budgets)
+        answers = runtime.answer(
+            prepared[indices],
+            work.method,
+            work.cell.config.budget,
+            seed=how.seed,
+            budgets=budgets,
+            max_new_tokens=how.max_new_tokens,
+        )
     except Exception as error:
+        memory = no_memory(error)
         if len(samples) == 1:
             work.failures += 1
             text = str(error).splitlines()[0] if str(error) else ""
-            yield {"index": indices[0], "error": f"{type(error).__name__}: {text}"}
+            yield {"index": indices[0], "error": memory or f"{type(error).__name__}: {text}"}
             return
-        for i in indices:
+        prepared.pop(indices, None)
+        pieces = (indices[: len(indices) // 2], indices[len(indices) // 2 :]) if memory else tuple((i,) for i in indices)
+        del error
+        runtime.let_go()
+        for piece in pieces:
             if work.failures < _HOPELESS or work.answered:
-                yield from _ask(runtime, work, {i: samples[i]}, seed, prepared, budgets)
+                yield from _ask(runtime, work, {i: samples[i] for i in piece}, how, prepared, budgets)
         return
     share = (time.perf_counter() - start + before) / len(indices)
     for i, answer in zip(indices, answers, strict=True):

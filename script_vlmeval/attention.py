@@ -167,3 +167,67 @@ _LISTENERS: dict[int, Overheard] = {}  # by the configuration of the layer that 
 
 def _listen(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return _LISTENERS[id(module.config)].hear(module, *args, **kwargs)
+
+
+# -- encoders without CLS ------------------------------------------------------------------------------------------------------
+_NOTING = "script_vlmeval_note"
+_MOST = 1 << 24  # attention weights at a time: 64 MiB
+_NOTES: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the configuration of the attention that is being asked
+
+
+def _note(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """In a kernel's place: nothing is attended to, and what comes out has its shape."""
+    _NOTES[id(module.config)].append((query, key))
+    return value.transpose(1, 2), None
+
+
+@cache
+def _register_note() -> None:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NOTING, _note)
+
+
+def _noted(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Queries and keys (1, H, n, d) of each call that an attention module makes of its kernel: one per image or frame."""
+    _register_note()
+    config, previous = attention.config, attention.config._attn_implementation
+    notes = _NOTES[id(config)] = []
+    config._attn_implementation_internal = _NOTING
+    try:
+        attention.forward(*args, **kwargs)  # past the hooks, which would take it for a pass of the encoder
+    finally:
+        config._attn_implementation_internal = previous
+        del _NOTES[id(config)]
+    if not notes:
+        raise RuntimeError(f"{type(attention).__name__} does not go through transformers' attention interface")
+    return notes
+
+
+def _from_each(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """(N,) what each key (H, N, d) receives of the queries (H, N, d): after the softmax, mean of heads and queries, in fp32.
+
+    The queries a part at a time, as many as N allows, so that a picture's bits do not depend on how many there are.
+    """
+    heads, n, _ = query.shape
+    keys = key.float().transpose(1, 2)
+    total = torch.zeros(n, device=query.device)
+    for part in query.split(max(_ALIKE, _MOST // (heads * n)), 1):
+        total += torch.softmax(part.float() @ keys * scale, -1).sum((0, 1))
+    return total / (heads * n)
+
+
+def from_patches(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """(B, N) what each patch of `hidden` (B, N, E), which enters a layer of a vision encoder without CLS, receives of all."""
+    attention: Any = layer.self_attn
+    norm: Any = layer.layer_norm1
+    query, key = _captured(attention, hidden_states=norm(hidden))
+    return torch.stack([_from_each(q, k, attention.scale) for q, k in zip(query, key, strict=True)])
+
+
+def from_pictures(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """(P,) what each patch receives of those of its own picture or frame, where all of a batch lie in one row.
+
+    args, kwargs: what the attention module was called with.
+    """
+    return torch.cat([_from_each(q[0], k[0], attention.scaling) for q, k in _noted(attention, args, kwargs)])

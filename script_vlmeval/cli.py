@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from .cells import Config, Scalar, parse_params, read_study
 from .errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from .backbones import Models
     from .benchmarks import Benchmark
     from .sweep import Outcome
 
@@ -36,6 +38,8 @@ _DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "dtype": "auto",
     "attn": "sdpa",
+    "prompt-style": "auto",
+    "protocol": None,
 }
 
 
@@ -43,7 +47,12 @@ _CHOICES = {
     "mode": ["all", "infer", "eval"],
     "dtype": ["auto", "float32", "bfloat16", "float16"],
     "attn": ["sdpa", "eager", "flash_attention_2"],
+    "prompt-style": ["auto", "llava", "vlmevalkit"],
+    "protocol": ["paper", "hf"],
 }
+
+
+_CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,9 +73,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark")
     p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
     p.add_argument("--param", nargs="+", metavar="K=V", default=[], help="method parameters, such as gamma=2")
-    p.add_argument("--checkpoint", nargs="+", metavar="ID=DIR", default=[], help="another checkpoint folder for a model")
+    p.add_argument("--checkpoint", nargs="+", metavar="NAME=DIR", default=[], help=_CHECKPOINT)
+    p.add_argument("--family", nargs="+", metavar="FAMILY", default=[], help="of checkpoints under names of your own")
+    p.add_argument("--protocol", choices=_CHOICES["protocol"], help="LLaVA-NeXT: 5 whole tiles (paper), or as transformers does")
+    p.add_argument("--prompt-style", choices=_CHOICES["prompt-style"], help="auto: as the published numbers of a benchmark were")
+    p.add_argument("--offline", action="store_true", help="never download a checkpoint")
     p.add_argument("--seed", metavar="N", help="for methods that draw (0)")
-    p.add_argument("--device", help="auto, cpu, cuda, cuda:1 (auto)")
+    p.add_argument("--device", help="auto, cpu, cuda, cuda:1, all: spread over all GPUs (auto)")
     p.add_argument("--dtype", choices=_CHOICES["dtype"], help="auto: float32 on a CPU, else bfloat16")
     p.add_argument("--attn", choices=_CHOICES["attn"], help="attention kernel (sdpa)")
     p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells")
@@ -127,10 +140,11 @@ def _dispatch(args: argparse.Namespace) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("Several processes are not supported yet: start `python run.py ...` without torchrun.")
     configs, data, settings = _study(args)
-    _check_names(configs)
+    models = _models(args, settings["protocol"])
+    _check_names(configs, models)
     if args.dry_run:
-        return _dry_run(configs, data, Path(str(settings["work-dir"])), _checkpoints(args.checkpoint))
-    return _run(configs, data, settings, args)
+        return _dry_run(configs, data, Path(str(settings["work-dir"])), models)
+    return _run(configs, data, settings, models, args)
 
 
 _OWN = {"conformance": {"method", "recordings", "param", "quiet"}, "report": {"work_dir", "quiet"}}  # flags of a command
@@ -168,7 +182,7 @@ def _study(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str,
     for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0)):
         settings[key] = _integer(key, settings[key], least)
     for key, known in _CHOICES.items():
-        if settings[key] not in known:
+        if settings[key] not in (*known, _DEFAULTS[key]):
             raise unknown(f"value for --{key}:", str(settings[key]), known)
     settings["device"] = str(settings["device"])
     return configs, data, settings
@@ -205,32 +219,39 @@ def _given(config: Config, params: dict[str, Scalar]) -> Config:
     return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
 
 
-def _check_names(configs: Sequence[Config]) -> None:
+def _check_names(configs: Sequence[Config], models: Models) -> None:
     """UserError, with "did you mean", for a model or method that does not exist."""
-    from .backbones import backbone
     from .methods import catalogue
 
     for config in configs:
-        backbone(config.model)
+        models.record(config.model)
         for part in config.method.split("+"):
             if part not in catalogue():
                 raise unknown("method", part, catalogue(), f"(in '{config}'; see --list methods)")
 
 
-def _checkpoints(pairs: Sequence[str]) -> dict[str, str]:
-    from .backbones import backbone
+def _models(args: argparse.Namespace, protocol: Any) -> Models:
+    """The models of the table, with what the flags say of checkpoints and of names of the user's own."""
+    from .backbones import BACKBONES, Models
 
-    found = {}
-    for pair in pairs:
-        name, sign, folder = pair.partition("=")
-        if not sign or not folder:
-            raise UserError(f"--checkpoint '{pair}' must be MODEL=DIR, for example tiny=/data/my-tiny.")
-        found[backbone(name).id] = folder
-    return found
+    checkpoints = {}
+    for pair in args.checkpoint:
+        name, sign, place = pair.partition("=")
+        if not sign or not place or not re.fullmatch("[a-z0-9]+", name):
+            raise UserError(f"--checkpoint '{pair}' must be NAME=DIR or NAME=HUB_ID, NAME of lower case letters and digits.")
+        checkpoints[name] = place
+    own = [name for name in checkpoints if name not in BACKBONES]
+    if own and not args.family:
+        raise unknown("model", own[0], BACKBONES, "Of a checkpoint under a name of your own, say of which --family it is.")
+    if len(args.family) not in (len(own), min(len(own), 1)):
+        names = ", ".join(own) or "none is"
+        raise UserError(f"--family: one for all names that are not in the table, or one for each, in their order ({names}).")
+    families = args.family * len(own) if len(args.family) == 1 else args.family
+    return Models(checkpoints, dict(zip(own, families, strict=True)), protocol, args.offline)
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------------
-def _run(configs: list[Config], names: list[str], settings: dict[str, Any], args: argparse.Namespace) -> int:
+def _run(configs: list[Config], names: list[str], settings: dict[str, Any], models: Models, args: argparse.Namespace) -> int:
     from .benchmarks import resolve
 
     data = _distinct([resolve(name) for name in names])
@@ -245,7 +266,8 @@ def _run(configs: list[Config], names: list[str], settings: dict[str, Any], args
         device=settings["device"],
         dtype=settings["dtype"],
         attn=settings["attn"],
-        checkpoints=_checkpoints(args.checkpoint),
+        models=models,
+        prompt_style=settings["prompt-style"],
         fresh=args.fresh,
         quiet=args.quiet,
     )
@@ -298,13 +320,13 @@ def _conformance(args: argparse.Namespace) -> int:
     return command(args.method, args.recordings, quiet=args.quiet, params=parse_params(args.param))
 
 
-def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, checkpoints: dict[str, str]) -> int:
+def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, models: Models) -> int:
     from .benchmarks import resolve
     from .runtime import method_of
     from .store import CellStore, read_json
 
     for config in configs:
-        method_of(config, checkpoints)
+        method_of(config, models)
     states = {"done": 0, "partial": 0, "missing": 0}
     for config in configs:
         for name in names:

@@ -15,10 +15,30 @@ def tell(what: str) -> None:
 
 
 def _models() -> list[tuple[str, ...]]:
-    from .backbones import BACKBONES
+    from .backbones import BACKBONES, Backbone
+    from .methods import catalogue
+    from .offers import offers, served
 
-    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "ABOUT")
-    return [head, *((b.id, b.family, f"{'at most ' * b.dynamic}{b.visual}", b.summary) for b in BACKBONES.values())]
+    def methods_of(record: Backbone) -> str:
+        able = served(offers(record.family, whole=record.protocol == "paper"))
+        lacking = [name for name in catalogue() if name not in able]
+        return "all" if not lacking else f"all but {', '.join(lacking)}" if len(lacking) <= len(able) else ", ".join(able)
+
+    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "RELEVANCE", "CHECKPOINT", "ABOUT", "METHODS")
+    rows = [
+        (
+            b.id,
+            b.family,
+            b.counted(),
+            "clip, llm" if b.clip else "llm",
+            "embedded" if b.id == "tiny" else b.checkpoint,
+            b.summary,
+            methods_of(b),
+        )
+        for b in BACKBONES.values()
+    ]
+    note = ("NAME", "", "", "", "any other", "--checkpoint NAME=DIR_OR_HUB_ID --family FAMILY", "those of the family")
+    return [head, *rows, note]
 
 
 def _methods() -> list[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attention, families, sequence, tower
+from . import families, sequence, tower
 from .errors import UserError
 from .methods import Method, Visual
 from .plans import Unit
 from .query import QuerySource
 
 _IMAGE_SEED = 1_000_003  # images of one sample draw from seeds this far apart
-_FROM_CLS = "_script_vlmeval_from_cls"
+_TOWER = frozenset({"saliency", "encoder_keys", "cls", "resized"})  # what the encoder itself must be watched for
 
 
 @dataclass(frozen=True)
@@ -67,46 +67,19 @@ class Observer:
     ) -> None:
         self.model, self.needs, self.query = model, method.needs, query
         self.seed, self.question, self.shown = seed, question, shown
-        self.selected: Tensor | None = None  # the tower's patch features, as they enter the projector
-        self.seen: tower.Seen | None = None
         self.relevance = "none" if "query" not in self.needs else "llm" if query is None else query.name
         elsewhere = "keys" in self.needs and query is not None and query.name != "llm"  # in a space of the encoder's
         self._reads_encoded = "encoded" in self.needs or elsewhere
-        self._listening = True
+        self.family = families.family_of(model)
+        self.vision = tower.Watch(model, self.family, selected=self._reads_encoded, towers=bool(_TOWER & self.needs))
 
     def forget(self) -> None:
         """Let go of the last prompt's features."""
-        self.selected = self.seen = None
+        self.vision.forget()
 
-    # -- the vision side -----------------------------------------------------------------------------------------------------
     def hooks(self) -> Iterator[Any]:
-        """Handles of the hooks that watch the vision side, only where the method needs it."""
-        inner: Any = self.model.model
-        if self._reads_encoded:
-            yield inner.multi_modal_projector.register_forward_pre_hook(self._on_projector)
-        if {"saliency", "encoder_keys", "cls", "resized"} & self.needs:
-            yield from tower.watch(self.model)
-            yield inner.vision_tower.register_forward_hook(self._on_tower, with_kwargs=True)
-
-    def _on_projector(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._listening:
-            self.selected = args[0]
-
-    def _on_tower(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._listening:
-            self.seen = tower.Seen(args[0] if args else kwargs["pixel_values"], output)
-
-    def _unheard(self, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """`run` without taking what it does for the prompt's own pass."""
-
-        def quietly(*args: Any) -> Tensor:
-            self._listening = False
-            try:
-                return run(*args)
-            finally:
-                self._listening = True
-
-        return quietly
+        """Handles of what watches the vision side, only where the method or the family needs it."""
+        return self.vision.hooks()
 
     def _projected(self, x: Tensor) -> Tensor:
         """The projector, which takes its own precision alone, for any."""
@@ -123,14 +96,14 @@ class Observer:
             given |= self._relevance(group, tokens, x, text)
         if "encoded" in self.needs:
             given["encoded"] = self._encoded(group)
-        if {"saliency", "encoder_keys", "cls", "resized"} & self.needs:
+        if _TOWER & self.needs:
             given |= self._vision(group)
         if "project" in self.needs:
-            given["project"] = self._unheard(self._projected)
+            given["project"] = self._projected
         if "seed" in self.needs:
             given["seed"] = self._seeds(group.row, len(x))
         if self.shown is not None:
-            given["shown"] = self._per_image(group, self.shown.to(x.device))
+            given["shown"] = self._per_tile(group, self.shown.to(x.device))
         return Visual(tokens, **given)
 
     def inside(self, unit: Unit, text: Text | None, x: Tensor, before: Before, u: int) -> Visual:
@@ -158,28 +131,27 @@ class Observer:
             given["seed"] = self._seeds(unit.row, len(x))
         return Visual(x[row, unit.at][:, None], **given)
 
-    def _vision(self, group: families.Group) -> dict[str, Any]:
-        """What the vision encoder tells: attention received from CLS, keys, CLS itself, and the encoder for other sizes."""
-        if self.seen is None:
-            raise UserError("The vision encoder did not run inside the pruning context, so its attention cannot be seen.")
-        seen, given = self.seen, dict[str, Any]()
-        if {"saliency", "encoder_keys"} & self.needs:
-            received, keys = self._from_cls(seen)
-            given |= {"saliency": self._per_image(group, received), "encoder_keys": self._per_image(group, keys)}
-        if "cls" in self.needs:
-            given["cls"] = self._per_image(group, seen.cls(self.model)[:, None]).squeeze(2)
-        if "resized" in self.needs:
-            encode = tower.resizer(self.model, seen.pixels)
-            given["resized"] = self._unheard(lambda rows, columns: self._per_image(group, encode(rows, columns)))
-        return given
+    def _seen(self, group: families.Group) -> families.Encoded:
+        if (seen := self.vision.seen.get(group.media)) is None:
+            raise UserError("The vision encoder did not run inside the pruning context, so its features cannot be seen.")
+        return seen
 
-    def _from_cls(self, seen: tower.Seen) -> tuple[Tensor, Tensor]:
-        """Kept with the encoder's output, so that it is computed once per picture however many methods read it."""
-        kept: dict[str, Any] = seen.output.__dict__
-        if _FROM_CLS not in kept:
-            kept[_FROM_CLS] = attention.from_cls(tower.selected_layer(self.model), seen.entered())
-        found: tuple[Tensor, Tensor] = kept[_FROM_CLS]
-        return found
+    def _vision(self, group: families.Group) -> dict[str, Any]:
+        """What the vision encoder tells: attention received, keys, CLS, and the encoder for other sizes."""
+        seen, given = self._seen(group), dict[str, Any]()
+        if {"saliency", "encoder_keys"} & self.needs:
+            received, keys = tower.attended(self.model, self.family, group.media, seen)
+            if "saliency" in self.needs:
+                given["saliency"] = self._per_token(group, received[..., None])[..., 0]
+            if "encoder_keys" in self.needs:
+                assert keys is not None, "offered by families of encoders with CLS alone"
+                given["encoder_keys"] = self._per_token(group, keys)
+        if "cls" in self.needs:
+            given["cls"] = self._per_tile(group, tower.cls(self.model, seen)[:, None]).squeeze(2)
+        if "resized" in self.needs:
+            encode = tower.resizer(self.model, seen)
+            given["resized"] = lambda rows, columns: self._per_tile(group, encode(rows, columns))
+        return given
 
     def _relevance(self, group: families.Group, tokens: Tensor, x: Tensor, text: Tensor) -> dict[str, Any]:
         """Tokens and question in one space: that of the query source, else the language model's embeddings of the prompt."""
@@ -190,18 +162,41 @@ class Observer:
         row = group.row // _times(len(x), len(asked), "questions")
         keys: Tensor | None = None
         if self._reads_encoded:
-            keys = self.query.keys(self.model, self._encoded(group).flatten(0, 1))
-        keys = tokens if keys is None else keys.unflatten(0, group.at.shape[:2])
+            keys = self.query.keys(self.model, self._selected(group))
+        keys = tokens if keys is None else self._per_token(group, keys)
         return {"keys": keys, "query": query[row], "query_mask": mask[row], "sign": self.query.sign}
+
+    def _selected(self, group: families.Group) -> Tensor:
+        """(T, n, E) of all tiles of its kind."""
+        if (selected := self._seen(group).selected) is None:
+            raise UserError("The projector did not run inside the pruning context, so what it read cannot be seen.")
+        return selected
 
     def _encoded(self, group: families.Group) -> Tensor:
         """(I, G, N, E)."""
-        if self.selected is None:
-            raise UserError("The vision encoder did not run inside the pruning context, so its features cannot be seen.")
-        return self._per_image(group, self.selected)
+        return self._per_token(group, self._selected(group))
 
-    def _per_image(self, group: families.Group, of_tiles: Tensor) -> Tensor:
-        """(tiles, ...) -> (I, G, ...). Beams and repeated returns expand the rows after the tower ran: repeated likewise."""
+    def _per_token(self, group: families.Group, of_patches: Tensor) -> Tensor:
+        """(T, n, C) values of patches -> (I, G, N, C) of the group's tokens. Beams and repeated returns expand the rows after
+        the tower ran: their values repeat likewise."""
+        values = self.family.spread(self.model, group.media, self._seen(group), of_patches)
+        order = group.order
+        assert order is not None, "families that show the encoder's features say which token is which"
+        if len(order) and (first := self._originals(group, len(values))) is not None:
+            order = order + first[:, None, None]
+        return values.to(order.device)[order]
+
+    def _originals(self, group: families.Group, encoded: int) -> Tensor | None:
+        """(I,) how far back the tokens of each image's original lie; None where nothing was repeated."""
+        if group.total == encoded:
+            return None
+        assert group.starts is not None
+        times = _times(group.total, encoded, "encoded visual tokens")
+        originals = group.starts[::times] // times  # a row's tokens repeat right behind it
+        return originals[group.row // times] - group.starts[group.row]
+
+    def _per_tile(self, group: families.Group, of_tiles: Tensor) -> Tensor:
+        """(tiles, ...) -> (I, G, ...), likewise."""
         images, tiles = group.at.shape[:2]
         features: Tensor = of_tiles.unflatten(0, (-1, tiles))
         if len(features) == images:

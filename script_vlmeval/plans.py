@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -58,13 +59,14 @@ def layer_mean(planned: dict[int, int], n_visual: int, n_layers: int) -> float:
     return total / n_layers
 
 
-def before(method: Method, budget: str, n_visual: int, n_layers: int) -> int:
+def before(method: Method, budget: str, group: Group, n_layers: int) -> int:
     """How many tokens of a tile another budget leaves before the language model; all where it cannot be planned."""
+    n = group.at.shape[2]
     try:
         method, count = asked(method, budget)
-        return min(n_visual, method.entering(tokens(count, n_visual), n_visual, n_layers))
+        return min(n, method.entering(of_tile(count, group), n, n_layers))
     except UserError:
-        return n_visual
+        return n
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,16 @@ class Unit:
         return cls(group.row, at, index, torch.zeros_like(at), index // group.at.shape[2])
 
 
+Set: TypeAlias = tuple[int, int]  # a sample, and which image of the batch, or -1 for all images of the sample
+
+
 @dataclass(frozen=True)
 class Plan:
     """Tokens that stay, without the stages that remove nothing."""
 
     before: list[int] | None  # per tile before the language model, a number for each group of images
     inside: dict[int, list[int]]  # stage -> per set inside it, a number for each unit
-    samples: list[list[int]] | None  # the samples of each unit, where sets are samples; None where they are images
+    sets: list[list[Set]] | None  # those of each unit; None where each entry of a group is a set
     layers: int
 
     def __bool__(self) -> bool:
@@ -111,34 +116,59 @@ class Plan:
         """For the images at hand. UserError where the budget cannot be reached."""
         sizes = [g.at.shape[2] for g in groups]
         if method.union:
-            first = [min(n, method.entering(tokens(budget, n), n, n_layers)) for n in sizes]
-            return cls._of_samples(method, budget, groups, first, n_layers)
-        planned = [plan(method, tokens(budget, n), n, n_layers) for n in sizes]
+            first = [min(n, method.entering(of_tile(budget, g), n, n_layers)) for g, n in zip(groups, sizes, strict=True)]
+            return cls._of_sets(method, budget, groups, first, n_layers)
+        planned = [plan(method, of_tile(budget, g), n, n_layers) for g, n in zip(groups, sizes, strict=True)]
         first = [min(n, p.get(0, n)) for n, p in zip(sizes, planned, strict=True)]
+        if any(g.image is not None for g in groups) and any(set(p) - {0} for p in planned):
+            return cls._of_sets(method, budget, groups, first, n_layers)
         scaled = [{stage: k * g.at.shape[1] for stage, k in p.items()} for g, p in zip(groups, planned, strict=True)]
         now = [k * g.at.shape[1] for g, k in zip(groups, first, strict=True)]
         return cls(first if first != sizes else None, _inside(now, scaled), None, n_layers)
 
     @classmethod
-    def _of_samples(cls, method: Method, budget: str | None, groups: Sequence[Group], first: list[int], n_layers: int) -> Plan:
-        """With a plan for all visual tokens of a sample at once.
+    def _of_sets(cls, method: Method, budget: str | None, groups: Sequence[Group], first: list[int], n_layers: int) -> Plan:
+        """With a plan for all visual tokens of a sample at once, or of an image that has parts in several groups.
 
         Its budget is the share of them or, where it is a number for each tile, the sum: one of fewer tokens gives others nothing.
         """
-        sums: dict[int, tuple[int, int, int]] = {}  # sample -> tokens, of them entering the language model, budgets
-        for group, kept in zip(groups, first, strict=True):
+        sums: dict[Set, tuple[int, int, int]] = {}  # tokens, of them entering the language model, budgets
+        for group, owners, kept in zip(groups, owners_of(groups, method.union), first, strict=True):
             _, tiles, n = group.at.shape
-            wanted = min(n, tokens(budget, n) or 0)
-            for row in group.row.tolist():
-                a, b, c = sums.get(row, (0, 0, 0))
-                sums[row] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
-        alike: dict[tuple[int, int | None], list[int]] = {}
-        for row, (total, entering, wanted) in sorted(sums.items()):
+            wanted = min(n, of_tile(budget, group) or 0)
+            for owner in owners:
+                a, b, c = sums.get(owner, (0, 0, 0))
+                sums[owner] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
+        alike: dict[tuple[int, int, int | None], list[Set]] = {}
+        for owner, (total, entering, wanted) in sorted(sums.items()):
             asked = None if budget is None else cells.tokens(budget, total) if budget.endswith("pct") else wanted
-            alike.setdefault((entering, asked), []).append(row)
-        planned = [plan(method.at(1), asked, n, n_layers) for n, asked in alike]
+            alike.setdefault((entering, entering if method.union else total, asked), []).append(owner)
+        then = method.at(1) if method.union else method
+        planned = [plan(then, asked, n, n_layers) for _, n, asked in alike]
+        planned = [{stage: k for stage, k in p.items() if stage} for p in planned]
         before = first if first != [g.at.shape[2] for g in groups] else None
-        return cls(before, _inside([n for n, _ in alike], planned), list(alike.values()), n_layers)
+        return cls(before, _inside([n for n, _, _ in alike], planned), list(alike.values()), n_layers)
+
+
+def of_tile(budget: str | None, group: Group) -> int | None:
+    """Visual tokens that a budget means for a tile of a group; None stays None."""
+    count = tokens(budget, group.at.shape[2])
+    return count if count is None or str(budget).endswith("pct") else count * group.tiles
+
+
+def touched(groups: Sequence[Group], rows: int) -> Tensor | int:
+    """(rows,) visual tokens of each row among which methods choose."""
+    return sum(torch.bincount(g.row, minlength=rows) * g.at.shape[1] * g.at.shape[2] for g in groups)
+
+
+def owners_of(groups: Sequence[Group], union: bool) -> list[list[Set]]:
+    """The set that each entry of each group belongs to: its sample or, where images have several parts, its image."""
+    owners = []
+    for group in groups:
+        rows = group.row.tolist()
+        images = [-1] * len(rows) if union or group.image is None else group.image.tolist()
+        owners.append(list(zip(rows, images, strict=True)))
+    return owners
 
 
 def _inside(now: list[int], planned: Sequence[dict[int, int]]) -> dict[int, list[int]]:
@@ -151,40 +181,48 @@ def _inside(now: list[int], planned: Sequence[dict[int, int]]) -> dict[int, list
     return stages
 
 
-def united(units: Sequence[Unit], samples: Iterable[Sequence[int]], shape: torch.Size, sizes: Sequence[int]) -> list[Unit]:
-    """Images as sets -> samples as sets: for each list of samples with equally many tokens, one unit.
+def united(
+    units: Sequence[Unit], sets: Iterable[Sequence[Set]], groups: Sequence[Group], union: bool, shape: torch.Size
+) -> list[Unit]:
+    """Entries of groups as sets -> samples, or images of several parts, as sets: a unit for each list of those with equally many
+    tokens.
 
-    shape: (B, L) of the current sequence. sizes: tokens that an image of each unit had at first, which its `index` counts.
+    groups: what the units were at first, of whose tokens their `index` tells. shape: (B, L) of the current sequence.
     """
-    device = units[0].at.device
-    alive = torch.zeros(shape, dtype=torch.bool, device=device)
+    device, owners = units[0].at.device, owners_of(groups, union)
+    owned = torch.full(shape, -2, dtype=torch.long, device=device)
     index, image, frame = (torch.zeros(shape, dtype=torch.long, device=device) for _ in range(3))
-    for unit, offsets in zip(units, _offsets(units, sizes), strict=True):
+    for unit, own, offsets in zip(units, owners, _offsets(units, owners, groups), strict=True):
         row, before = unit.row[:, None], torch.tensor(offsets, device=device)
-        alive[row, unit.at] = True
+        owned[row, unit.at] = torch.tensor([which for _, which in own], device=device)[:, None]
         index[row, unit.at] = torch.where(unit.index >= 0, unit.index + before[:, :1], -1)
         image[row, unit.at] = before[:, 1:2].expand_as(unit.at)
         frame[row, unit.at] = unit.frame + before[:, 2:]
     found = []
-    for rows in samples:
-        row = torch.tensor(rows, device=device)
-        at = alive[row].nonzero()[:, 1].view(len(rows), -1)
+    for members in sets:
+        row, which = torch.tensor(members, device=device).T
+        at = (owned[row] == which[:, None]).nonzero()[:, 1].view(len(row), -1)
         found.append(Unit(row, at, *(canvas[row].gather(1, at) for canvas in (index, image, frame))))
     return found
 
 
-def _offsets(units: Sequence[Unit], sizes: Sequence[int]) -> list[list[list[int]]]:
-    """For each image of each unit: tokens, images and frames of its sample that come before it."""
-    frames = [int(unit.frame.max()) + 1 if unit.frame.numel() else 0 for unit in units]
+def _offsets(units: Sequence[Unit], owners: Sequence[Sequence[Set]], groups: Sequence[Group]) -> list[list[list[int]]]:
+    """For each entry of each unit: tokens, images and frames of its set that come before it. The parts of an image are one."""
+    parts = [None if g.image is None else g.image.tolist() for g in groups]
     order = sorted(
-        (row, at, u, i)
-        for u, unit in enumerate(units)
-        for i, (row, at) in enumerate(zip(unit.row.tolist(), unit.at[:, 0].tolist(), strict=True))
+        (own[i], at, u, i)
+        for u, (unit, own) in enumerate(zip(units, owners, strict=True))
+        for i, at in enumerate(unit.at[:, 0].tolist())
     )
     found = [[[0, 0, 0] for _ in unit.row] for unit in units]
-    sample, before = -1, [0, 0, 0]
-    for row, _, u, i in order:
-        before = before if row == sample else [0, 0, 0]
-        sample, found[u][i] = row, before
-        before = [before[0] + sizes[u], before[1] + 1, before[2] + frames[u]]
+    owner, last, before = None, None, [0, 0, 0]
+    for whose, _, u, i in order:
+        own = None if (ids := parts[u]) is None else ids[i]
+        if whose != owner:
+            before = [0, 0, 0]
+        elif own is None or own != last:
+            before = [before[0], before[1] + 1, before[2]]
+        owner, last, found[u][i] = whose, own, before
+        _, tiles, n = groups[u].at.shape
+        before = [before[0] + tiles * n, before[1], before[2] + tiles]
     return found

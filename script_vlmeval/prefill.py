@@ -108,6 +108,7 @@ class Prefill:
         for unit in self.units:  # a merged token stands for no place, whose features it could get
             row = unit.row[:, None]
             rows[row, unit.at] = rows[row, unit.at].masked_fill(unit.index < 0, -1)
+        rows = rows.to(hidden.device)
         added = features[i].to(hidden)[rows.clamp_min(0)]
         return hidden + added.masked_fill((rows < 0)[..., None], 0)
 
@@ -115,9 +116,8 @@ class Prefill:
         """The sets among which later stages choose, and what the language model was given of them."""
         if not self.plan.inside:
             return
-        if self.plan.samples is not None:
-            sizes = [g.at.flatten(1).shape[1] for g in self.groups]
-            self.units = plans.united(self.units, self.plan.samples, x.shape[:2], sizes)
+        if self.plan.sets is not None:
+            self.units = plans.united(self.units, self.plan.sets, self.groups, self.method.union, x.shape[:2])
         if _TEXT & self.method.needs:
             text = self.text.gather(1, self.base.index) & self.base.valid
             self.after = [Text.behind(u, text, x, self.method.needs) for u in self.units]
@@ -156,13 +156,15 @@ class Prefill:
         see: Callable[[], Visual] = lambda: self.observer.before(group, x, self.text)  # noqa: E731
         if self.chosen is None or not method.nested:
             return _chosen(method, see(), k)
-        n, budgets = group.at.shape[2], [b for b in self.chosen.budgets if b]
-        sizes = [plans.before(self.method, b, n, self.plan.layers) for b in budgets]
+        budgets = [b for b in self.chosen.budgets if b]
+        sizes = [plans.before(self.method, b, group, self.plan.layers) for b in budgets]
         return self.chosen.keep(method, u, k, sizes, see), None
 
     # -- inside --------------------------------------------------------------------------------------------------------------
     def layer(self, i: int, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """What enters a layer; its other arguments are changed in kwargs."""
+        if self.plan.inside:
+            hidden = self._follow(layer, hidden, kwargs)
         if i > 0 and i in self.plan.inside:
             rope, mask = kwargs["position_embeddings"], kwargs.get("attention_mask")
             flat = "flash" in layer.self_attn.config._attn_implementation  # type: ignore[operator, union-attr]
@@ -188,6 +190,21 @@ class Prefill:
             self.overheard = Overheard(self.previous)
         return hidden
 
+    def _follow(self, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """To the layer's device, where a model is spread over several: accelerate moves its inputs later than our hooks run."""
+        device = next(layer.parameters()).device
+        if device == hidden.device == self.base.valid.device or device.type == "meta":  # meta: offloaded, runs where hidden is
+            return hidden
+        self.base = sequence.to(self.base, device)
+        self.inside = None if self.inside is None else sequence.to(self.inside, device)
+        self.units = [sequence.to(unit, device) for unit in self.units]
+        self.after = [sequence.to(text, device) for text in self.after]
+        self.deepstack = self.deepstack and (self.deepstack[0], self.deepstack[1].to(device))
+        kwargs["position_embeddings"] = tuple(table.to(device) for table in kwargs["position_embeddings"])
+        if isinstance(mask := kwargs.get("attention_mask"), Tensor):
+            kwargs["attention_mask"] = mask.to(device)
+        return hidden.to(device)
+
     def end(self) -> None:
         """Put back what a pass that failed may have left."""
         if self.overheard is not None:
@@ -212,14 +229,16 @@ class Prefill:
             found["ahead"] = Pass(layer, hidden, now.rope, now.mask).received(last)[:, 0]
         if previous is None:
             return Before(**found)
+        there, here = previous.hidden.device, hidden.device
         if previous.key is None:
             previous.key = _cached_keys(cache, i - 1, hidden)
         if "attention" in needs:
-            found["attention"] = previous.received(last)[:, 0]
+            found["attention"] = previous.received(last.to(there))[:, 0].to(here)
         if "text_attention" in needs:
-            found["from_text"] = [previous.of(u.row).received(t.at) for u, t in zip(self.units, self.after, strict=True)]
+            asked = [(u.row.to(there), t.at.to(there)) for u, t in zip(self.units, self.after, strict=True)]
+            found["from_text"] = [previous.of(row).received(at).to(here) for row, at in asked]
         if {"layer_keys", "text_keys"} & needs:
-            found["keys"] = previous.keys().transpose(1, 2).flatten(2)
+            found["keys"] = previous.keys().transpose(1, 2).flatten(2).to(here)
         return Before(**found)
 
     # -- decoding ------------------------------------------------------------------------------------------------------------

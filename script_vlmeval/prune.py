@@ -158,7 +158,12 @@ class pruning:
         self.trace.again = Trace() if again else None
         (self.trace.again or self.trace).begin(text.sum(1), visual.sum(1))
         self.asked = self.asked if again else text.shape[1]
-        groups = [g for g in self.family.split(self.model, self.ids, kwargs.get("position_ids")) if g.at.numel()]
+        groups = [
+            g
+            for g in self.family.split(self.model, self.ids, kwargs.get("position_ids"), self.observer.vision.seen)
+            if g.at.numel()
+        ]
+        (self.trace.again or self.trace).between = visual.sum(1) - plans.touched(groups, len(visual))
         plan = Plan.of(self.method, self.budget, groups, len(self.lm.layers))
         if not plan:
             return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 from .errors import UserError
 
-_PIECES = 75  # word pieces per chunk: CLIP reads 77 ids, two of them mark begin and end
+_IDS = 77  # that CLIP reads at once
+_PIECES = _IDS - 2  # word pieces per chunk: two ids mark begin and end
+_LARGEST = 2  # the end id of older CLIP configurations, which is not the tokenizer's: pooling goes by the largest id instead
 _PROJECTION = "visual_projection.weight"
 
 
@@ -37,30 +41,48 @@ class ClipQuery:
     """CLIP relevance: question through the text tower, patches through `post_layernorm` and `visual_projection`.
 
     As CDPruner's release computes it, except for questions of more than 75 word pieces: those are cut into chunks that each get
-    begin and end tokens, and methods average the chunks; the release cuts mid-sentence and pools constant rows. Both layers on
-    the vision side are applied to the penultimate layer's patches, for which CLIP did not train them; `sign` is -1 for CLIP for
-    the reason given in CDPruner's issue 14.
+    begin and end tokens, and methods average the chunks. Both layers on the vision side are applied to the penultimate layer's
+    patches, for which CLIP did not train them; `sign` is -1 for CLIP for the reason given in CDPruner's issue 14.
+
+    compat: the releases' rule for long questions, by the name `clipcompat`, with the same bits for short ones. Begin, pieces
+    and end are cut every 77 ids, and each row is pooled as transformers 4.37.2 pools, whatever the version at hand: at the
+    first end id, or in checkpoints whose configuration says 2, at the largest id; a row without an end id at its first position.
+    So the first row of every long question is the state at its begin token, the same for all questions, and later rows start
+    in the middle. A question without text has no row here either, where the releases encode an empty sentence.
     """
 
     text: Any  # CLIPTextModelWithProjection
     tokenizer: Any
     projection: Tensor  # (C, E)
     sign: int = -1
-    name: str = "clip"
+    compat: bool = False
+    name: str = field(init=False, default="clip")
+
+    def __post_init__(self) -> None:
+        self.name = "clipcompat" if self.compat else "clip"
 
     @classmethod
-    def load(cls, folder: Path | str, tokenizer: Any = None, *, sign: int = -1, device: str = "cpu") -> ClipQuery:
-        """From a CLIP checkpoint folder: the text tower and one matrix of the vision side, not a second vision tower."""
-        from transformers import AutoTokenizer, CLIPTextModelWithProjection
+    def load(
+        cls, folder: Path | str, tokenizer: Any = None, *, sign: int = -1, device: str = "cpu", compat: bool = False
+    ) -> ClipQuery:
+        """From a CLIP checkpoint folder: the text tower and one matrix of the vision side, not a second vision tower. UserError
+        for a folder that lacks any of it, or whose weights are damaged or would run code."""
+        from transformers import AutoTokenizer
 
         folder = Path(folder)
         projection = _read_tensor(folder, _PROJECTION)
-        text = CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32).eval().to(device)
-        return cls(text, tokenizer or AutoTokenizer.from_pretrained(folder), projection.float().to(device), sign)
+        text = _text_tower(folder).to(device)
+        return cls(
+            text,
+            tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            projection.float().to(device),
+            sign,
+            compat,
+        )
 
     @torch.no_grad()
     def encode(self, questions: list[str]) -> tuple[Tensor, Tensor]:
-        chunks = [self._chunks(q) for q in questions]
+        chunks = [self._rows(q) for q in questions]
         flat = [c for group in chunks for c in group]
         m = max((len(g) for g in chunks), default=0)
         out = self.projection.new_zeros(len(questions), max(m, 1), self.projection.shape[0])
@@ -68,25 +90,39 @@ class ClipQuery:
         if not flat:
             return out, mask
         length = max(map(len, flat))
-        pad = self.tokenizer.pad_token_id or 0
+        pad = 0 if self.compat else self.tokenizer.pad_token_id or 0
         ids = torch.tensor([c + [pad] * (length - len(c)) for c in flat], device=out.device)
         attend = torch.tensor([[1] * len(c) + [0] * (length - len(c)) for c in flat], device=out.device)
-        embeds = self.text(input_ids=ids, attention_mask=attend).text_embeds.float()
+        found = self.text(input_ids=ids, attention_mask=attend)
+        embeds = (self._pooled(ids, found.last_hidden_state) if self.compat else found.text_embeds).float()
         rows = [(b, i) for b, group in enumerate(chunks) for i in range(len(group))]
         at_b, at_m = torch.tensor(rows, device=out.device).T
         out[at_b, at_m], mask[at_b, at_m] = embeds, True
         return out, mask
 
-    def _chunks(self, question: str) -> list[list[int]]:
+    def _rows(self, question: str) -> list[list[int]]:
+        """The ids of a question, as many rows as its length takes."""
         pieces = self.tokenizer(question, add_special_tokens=False)["input_ids"]
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if self.compat:
+            ids = [begin, *pieces, end] if pieces else []
+            return [ids[i : i + _IDS] for i in range(0, len(ids), _IDS)]
         return [[begin, *pieces[i : i + _PIECES], end] for i in range(0, len(pieces), _PIECES)]
+
+    def _pooled(self, ids: Tensor, states: Tensor) -> Tensor:
+        """(R, C) from ids (R, L) and the text tower's last states (R, L, H). Zeros that pad a row on its right are never taken:
+        argmax finds the first of equals."""
+        end = self.text.config.eos_token_id
+        at = (ids if end == _LARGEST else (ids == end).int()).argmax(-1)
+        pooled: Tensor = self.text.text_projection(states[torch.arange(len(ids), device=ids.device), at])
+        return pooled
 
     @torch.no_grad()
     def keys(self, model: nn.Module, selected: Tensor) -> Tensor:
         tower: Any = model.model.vision_tower  # type: ignore[union-attr]
         norm = getattr(tower, "vision_model", tower).post_layernorm  # transformers 5 flattened the tower
-        return torch.matmul(norm(selected).float(), self.projection.T)
+        patches = norm(selected).float()  # where the tower is, which may be another device than the text side's
+        return torch.matmul(patches, self.projection.to(patches.device).T)
 
 
 # Words that say nothing about what to look for: articles, auxiliaries, pronouns, question words, connectives, prepositions.
@@ -128,16 +164,61 @@ class LlmQuery:
         return None
 
 
-def _read_tensor(folder: Path, name: str) -> Tensor:
-    """One tensor of a checkpoint in safetensors (single or sharded), without loading the rest."""
-    from safetensors import safe_open
+# -- checkpoints -----------------------------------------------------------------------------------------------------------------
+def _text_tower(folder: Path) -> Any:
+    """CLIPTextModelWithProjection in float32, complete."""
+    from transformers import CLIPTextModelWithProjection
 
-    index = folder / "model.safetensors.index.json"
-    file = folder / (json.loads(index.read_text())["weight_map"].get(name, "") if index.exists() else "model.safetensors")
-    if not file.is_file():
-        raise UserError(f"No CLIP weights in {folder}: expected model.safetensors with '{name}'.")
-    with safe_open(str(file), "pt") as tensors:
-        if name not in tensors.keys():  # noqa: SIM118 - not a mapping
-            raise UserError(f"{file} has no '{name}': it is not a full CLIP checkpoint, so there is no text space to compare in.")
-        found: Tensor = tensors.get_tensor(name)
-        return found
+    kind: Any = CLIPTextModelWithProjection
+    try:
+        text, info = kind.from_pretrained(folder, dtype=torch.float32, weights_only=True, output_loading_info=True)
+    except Exception as error:  # a damaged shard, another architecture: each has its own type
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"Cannot load CLIP's text side from {folder}: {reason}") from error
+    if missing := sorted(info["missing_keys"]):  # they would be random
+        raise UserError(f"{folder} lacks {len(missing)} weights of CLIP's text side, such as {missing[0]}.")
+    return text.eval()
+
+
+def _read_tensor(folder: Path, name: str) -> Tensor:
+    """One tensor of a checkpoint (single or sharded; safetensors, else PyTorch's own format) without loading the rest."""
+    whole = next((w for w in ("model.safetensors", "pytorch_model.bin") if _shard(folder, w, name)), None)
+    file = whole and _shard(folder, whole, name)
+    if not file:
+        raise UserError(f"No CLIP weights in {folder}: expected model.safetensors or pytorch_model.bin with '{name}'.")
+    found = _from_safetensors(file, name) if file.suffix == ".safetensors" else _from_pickle(file, name)
+    if found is None:
+        raise UserError(f"{file} has no '{name}': it is not a full CLIP checkpoint, so there is no text space to compare in.")
+    return found
+
+
+def _shard(folder: Path, whole: str, name: str) -> Path | None:
+    """The file that should hold a tensor: the one that holds all, which transformers prefers too, or the index's answer."""
+    index, file = folder / f"{whole}.index.json", folder / whole
+    if not file.is_file() and index.is_file():
+        file = folder / json.loads(index.read_text(encoding="utf-8"))["weight_map"].get(name, "")
+    return file if file.is_file() else None
+
+
+def _from_safetensors(file: Path, name: str) -> Tensor | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), "pt") as tensors:
+            found: Tensor | None = tensors.get_tensor(name) if name in tensors.keys() else None  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}): download it again.") from error
+    return found
+
+
+def _from_pickle(file: Path, name: str) -> Tensor | None:
+    """Weights alone: what a pickle would execute is refused. Mapped into memory where the format allows it."""
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{file} is damaged or needs code to be loaded, which is not run: use a checkpoint with model.safetensors, or save "
+            "the state dict of the model again."
+        ) from error
+    found = weights.get(name) if isinstance(weights, dict) else None
+    return found.clone() if isinstance(found, Tensor) else None  # of its own, not a view that keeps the file mapped

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def to(item: T, device: torch.device) -> T:
+    """A record with its tensors on a device; itself where they are there."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, tuple | dict):
+            return {k: moved(v) for k, v in value.items()} if isinstance(value, dict) else tuple(map(moved, value))
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    return replace(item, **{f.name: moved(getattr(item, f.name)) for f in fields(item)})  # type: ignore[arg-type, type-var]
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
@@ -123,9 +136,11 @@ class Stage:
             return torch.cat([prompt, tail.expand(len(prompt), 1, -1, -1)], -1)
         if mask is None:
             return None
-        later = torch.arange(start, mask.shape[-1], device=mask.device).expand(len(self.index), -1)
-        columns = torch.cat([self.index, later], 1)
-        return take_mask(mask, None, columns, torch.cat([self.valid, torch.ones_like(later, dtype=torch.bool)], 1))
+        index, valid = self.index.to(mask.device), self.valid.to(mask.device)
+        later = torch.arange(start, mask.shape[-1], device=mask.device).expand(len(index), -1)
+        return take_mask(
+            mask, None, torch.cat([index, later], 1), torch.cat([valid, torch.ones_like(later, dtype=torch.bool)], 1)
+        )
 
 
 def _causal(valid: Tensor) -> Tensor:

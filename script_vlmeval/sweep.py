@@ -8,7 +8,7 @@ closes it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,9 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import backbones, methods, results
+from . import asking, loading, methods, results
 from .asking import Work, ask_all
-from .backbones import Backbone
+from .backbones import Backbone, Models
 from .benchmarks import Benchmark
 from .cells import Cell, Config
 from .errors import UserError
@@ -31,7 +31,7 @@ from .store import CellStore, disk
 
 _SHARED = (
     "methods/base methods/_wrap kernels prune prefill plans observe tower sequence query families attention runtime encode "
-    "scoring"
+    "inputs loading convert prompts video scoring"
 ).split()
 _HERE = Path(__file__).parent
 
@@ -48,7 +48,8 @@ class Options:
     device: str = "auto"
     dtype: str = "auto"
     attn: str = "sdpa"
-    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    models: Models = field(default_factory=Models)
+    prompt_style: str = "auto"
     fresh: bool = False
     quiet: bool = False
 
@@ -77,13 +78,15 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     UserError, before any earlier result is touched, for what cannot work: unknown names, missing data, other settings in the
     same folder, a model that does not load.
     """
-    made = {c: method_of(c, options.checkpoints) for c in configs}
+    made = {c: method_of(c, options.models) for c in configs}
     datasets = [(b, open_dataset(b, options.limit, options.work_dir)) for b in data]
     outcome = Outcome()
     for model in dict.fromkeys(c.model for c in configs):
-        record = backbones.backbone(model, options.checkpoints)
-        weights = backbones.checkpoint_digest(record)
         mine = [c for c in configs if c.model == model]
+        record = options.models.record(model)
+        asks = any("query" in made[c].needs and made[c].source() in ("auto", "clip", "clipcompat") for c in mine)
+        record = loading.fetched(record, offline=options.models.offline, clip=asks)
+        weights = loading.checkpoint_digest(record)
         tables = [(d, [_work(Cell(c, b.name), made[c], record, weights, d, options) for c in mine]) for b, d in datasets]
         _fill(record, tables, options, outcome)
     return outcome
@@ -102,14 +105,19 @@ def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: D
 
 def fingerprint(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> dict[str, Any]:
     """Everything that could change the score of a cell, as JSON scalars."""
+    talk = record.asked(options.prompt_style)
     return {
         "config": str(cell.config),
         **{f"method {name}": value for name, value in method.parameters().items()},
         "code": _code(cell.config.method),
         "checkpoint": weights,
-        "prompt": record.prompt,
-        "square": record.square,
-        "max_new_tokens": record.max_new_tokens,
+        "prompt": talk.prompt,
+        "placeholders": f"{talk.image}{talk.video}{talk.gap}",
+        "square": talk.square,
+        "prompt style": asking.style_of(options.prompt_style, dataset),
+        "max_new_tokens": asking.longest(options.prompt_style, dataset) or record.max_new_tokens,
+        **({"protocol": record.protocol} if record.protocol else {}),
+        **({"frames": record.frames} if record.dynamic or talk.video else {}),
         "benchmark": dataset.name,
         "data": dataset.digest,
         "rows": len(dataset.rows),
@@ -140,8 +148,10 @@ def _fill(record: Backbone, tables: Sequence[Table], options: Options, outcome: 
     runtime: Runtime | None = None
     if total:
         runtime = Runtime.load(
-            record.id, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.checkpoints
+            record.id, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.models
         )
+        for work in (w for _, works in tables for w in works if w.missing):
+            runtime.ready(work.method)
     with tqdm(total=total, unit="answer", desc=record.id, disable=True if options.quiet or not total else None) as bar:
         for dataset, works in tables:
             with ExitStack() as stack:
@@ -153,7 +163,7 @@ def _fill(record: Backbone, tables: Sequence[Table], options: Options, outcome: 
                 if runtime and open_works:
                     for work in open_works:
                         work.store.reopen()
-                    ask_all(runtime, dataset, open_works, options.batch_size, options.seed, bar)
+                    ask_all(runtime, dataset, open_works, options.batch_size, options.seed, bar, options.prompt_style)
                 for work in works:
                     _close(work, dataset, options, outcome)
 

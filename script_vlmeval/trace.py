@@ -17,6 +17,7 @@ class Trace:
 
     text: Tensor | None = None  # (B,) text tokens
     visual: Tensor | None = None  # (B,) visual tokens before pruning
+    between: Tensor | None = None  # (B,) those of them that no method touches: newlines between rows, the CLS of frames
     stages: dict[int, Tensor] = field(default_factory=dict)  # stage -> (B,) real tokens, text included, from there on
     # stage -> per group that loses some (I, G, k) positions in the tile, -1 merged; inside the language model (I, 1, k) positions
     # in the image, or among all visual tokens of the sample for methods that choose among these
@@ -29,6 +30,7 @@ class Trace:
     def begin(self, text: Tensor, visual: Tensor) -> None:
         """Forget the prefill before."""
         self.text, self.visual, self.relevance, self.again = text, visual, "none", None
+        self.between = torch.zeros_like(visual)
         self.stages.clear()
         self.kept.clear()
         self.rows.clear()
@@ -45,6 +47,6 @@ class Trace:
         assert self.visual is not None
         now, rows = self.text + self.visual, []
         for layer in range(n_layers):
-            now = self.stages.get(layer, now)
+            now = self.stages.get(layer, now).to(now.device)  # of a model over several GPUs, later stages are on other ones
             rows.append(now)
         return torch.stack(rows)

@@ -17,19 +17,20 @@ FILE_LINES, FUNCTION_LINES = 350, 60
 
 # A module may import any module of a lower row, and none of its own; a package such as methods/ counts as one module.
 ROWS = {
-    13: "run cli",
-    12: "sweep",
-    11: "results asking",
-    10: "report plugin",
-    9: "runtime draw listing conformance",
-    8: "backbones prune",
+    14: "run cli",
+    13: "sweep",
+    12: "results asking",
+    11: "report plugin",
+    10: "runtime draw listing conformance",
+    9: "inputs",
+    8: "loading prune",
     7: "prefill",
-    6: "observe",
-    5: "plans",
-    4: "tiny encode benchmarks",
-    3: "query families attention tower",
-    2: "methods",
-    1: "kernels sequence trace scoring cells celltext store shapes",
+    6: "observe backbones convert",
+    5: "plans tower",
+    4: "families tiny encode benchmarks",
+    3: "query attention offers",
+    2: "methods prompts",
+    1: "kernels sequence trace scoring cells celltext store shapes hub video",
     0: "errors",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}
@@ -44,7 +45,7 @@ ONLY = {
     "matplotlib": "draw",
     "hypothesis": "conformance",
     "triton": "kernels",
-    "transformers": "tiny backbones prune families query attention",
+    "transformers": "tiny loading convert inputs prune families query attention",
 }
 # A method is a pure function of tensors; these see nothing but the standard library and, at most, this.
 PURE = {

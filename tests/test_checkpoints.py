@@ -11,7 +11,7 @@ from typing import Any
 import checkpoints
 import pytest
 
-from script_vlmeval import backbones
+from script_vlmeval import backbones, loading
 from script_vlmeval.cells import Config
 from script_vlmeval.cli import main
 from script_vlmeval.errors import UserError
@@ -118,4 +118,4 @@ def test_pictures_are_scaled_as_the_record_says(runtime: Runtime, tmp_path: Path
 
 def test_layers_come_from_the_checkpoint(qwen: Path):
     record = backbones.backbone("qwen2vl2b", {"qwen2vl2b": str(qwen)})
-    assert backbones.layers(record) == checkpoints.LAYERS
+    assert loading.layers(record) == checkpoints.LAYERS

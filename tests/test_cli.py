@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--model", "tiny_script_16", "--data", "ShapesVQA", "--batch-size", "-1"], "at least 1"),
         (["--model", "tiny_script_16", "--data", "ShapesVQA", "--param", "gama=2"], "Did you mean 'gamma'?"),
         (["--model", "tiny_script_16", "--data", "ShapesVQA", "--param", "gamma"], "name=value"),
-        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--checkpoint", "tiny"], "MODEL=DIR"),
+        (["--model", "tiny_script_16", "--data", "ShapesVQA", "--checkpoint", "tiny"], "NAME=DIR"),
         (["--model", "tiny_script_16", "--data", "ShapesVQA", "--fresh", "--reuse"], "one of them"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--no-such-flag"], "See --help"),

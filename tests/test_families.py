@@ -10,6 +10,7 @@ from script_vlmeval import families
 from script_vlmeval.cli import main
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import catalogue
+from script_vlmeval.offers import OFFERS
 from script_vlmeval.runtime import Runtime
 
 
@@ -30,8 +31,7 @@ def test_what_is_missing_and_what_would_work_are_named():
 
 
 def test_it_is_refused_before_anything_is_loaded(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    poor = replace(families.FAMILIES["llava"], offers=frozenset({"seed"}))
-    monkeypatch.setitem(families.FAMILIES, "llava", poor)
+    monkeypatch.setitem(OFFERS, "llava", (frozenset({"seed"}), frozenset()))
     monkeypatch.setattr(Runtime, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     work_dir = tmp_path / "results"
     argv = ["--model", "tiny_random_16", "tiny_fastervlm_16", "--data", "ShapesVQA", "--limit", "4", "--work-dir", str(work_dir)]

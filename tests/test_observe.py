@@ -14,10 +14,10 @@ from torch import Tensor
 from script_vlmeval import families, tower
 from script_vlmeval.encode import Chosen, encode_once
 from script_vlmeval.errors import UserError
+from script_vlmeval.inputs import shown as _shown
 from script_vlmeval.methods import METHODS, Method, Visual, get_method
 from script_vlmeval.prune import pruning
 from script_vlmeval.query import LlmQuery
-from script_vlmeval.runtime import _shown
 
 FIELDS = frozenset("keys query encoded saliency cls encoder_keys project resized seed".split())
 
@@ -153,7 +153,7 @@ def test_a_pass_that_failed_leaves_no_record(subject: models.Subject):
     broken = tower.selected_layer(subject.model).mlp
     with encode_once(inner.vision_tower, inner.multi_modal_projector), torch.no_grad():
         first = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True)
-        record = tower.Seen(inputs["pixel_values"], first).entered()
+        record = tower.entered(first)
         failing = broken.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
         with pytest.raises(MemoryError):
             inner.vision_tower(inputs["pixel_values"] * 2, output_hidden_states=True)
@@ -161,7 +161,7 @@ def test_a_pass_that_failed_leaves_no_record(subject: models.Subject):
         again = inner.vision_tower(inputs["pixel_values"], output_hidden_states=True)
     for handle in handles:
         handle.remove()
-    assert tower.Seen(inputs["pixel_values"], again).entered() is record
+    assert tower.entered(again) is record
 
 
 @pytest.mark.parametrize(("layer", "strategy"), [([-2, -1], "default"), (0, "default"), (-2, "full")])
@@ -171,7 +171,7 @@ def test_checkpoints_that_read_the_tower_otherwise_are_refused(layer: object, st
     monkeypatch.setattr(subject.model.config, "vision_feature_select_strategy", strategy)
     if strategy == "full":
         with pytest.raises(UserError, match="'full' vision features"):
-            families.FAMILIES["llava"].split(subject.model, torch.ones(1, 17, dtype=torch.long), None)
+            families.FAMILIES["llava"].split(subject.model, torch.ones(1, 17, dtype=torch.long), None, {})
     else:
         with pytest.raises(UserError, match="vision_feature_layer"):
             tower.watch(subject.model)
@@ -263,11 +263,11 @@ def test_a_question_from_another_space_is_refused(wanted: str):
 
 # -- padding -------------------------------------------------------------------------------------------------------------------
 def test_patches_in_the_padding():
-    assert _shown([(10, 10), (3, 3)], 16) is None
-    wide = _shown([(8, 4), (5, 5)], 16)
+    assert _shown([(10, 10), (3, 3)], 4) is None
+    wide = _shown([(8, 4), (5, 5)], 4)
     assert wide[0].view(4, 4).tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
     assert wide[1].all()
-    assert _shown([(3, 8)], 16)[0].view(4, 4).tolist() == [[False, True, True, False]] * 4  # 2 and 3 of 8 columns are padding
+    assert _shown([(3, 8)], 4)[0].view(4, 4).tolist() == [[False, True, True, False]] * 4  # 2 and 3 of 8 columns are padding
 
 
 def test_padding_reaches_the_method():

@@ -175,7 +175,7 @@ class FakeRuntime:
             raise OSError("no such picture")
         return messages
 
-    def answer(self, prepared, method, budget):
+    def answer(self, prepared, method, budget, max_new_tokens=None):
         return [types.SimpleNamespace(text=f"{prepared[0][-1]['value']}|{type(method).__name__}|{budget}", tokens={})]
 
 

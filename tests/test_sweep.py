@@ -177,7 +177,7 @@ def test_a_start_that_fails_leaves_the_answers_alone(swept: Path, tmp_path: Path
     weights = tmp_path / "half" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     assert main([*base, "--checkpoint", f"tiny={tmp_path / 'half'}"]) == 2
-    assert "Cannot load 'tiny'" in capsys.readouterr().err
+    assert "No checkpoint of 'tiny'" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in work_dir.glob("tiny_*/*/*")} == before
 
 
@@ -187,7 +187,7 @@ def test_a_start_that_fails_leaves_the_answers_alone(swept: Path, tmp_path: Path
         (["--model", "tiny_script_500"], "144 visual tokens"),
         (["--model", "tiny_script_16", "--param", "tau=abc"], "takes tau as float"),
         (["--model", "tiny_script_16", "--param", "n_keep=20.5"], "takes n_keep as int | None"),
-        (["--model", "tiny_script_16", "--checkpoint", "tiny=/nowhere"], "expected config.json"),
+        (["--model", "tiny_script_16", "--checkpoint", "tiny=/nowhere"], "config.json, weights"),
         (["--model", "tiny_script_16", "--device", "abacus"], "not a device"),
     ],
 )

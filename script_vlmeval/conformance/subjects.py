@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import backbones, shapes, tiny
+from .. import backbones, loading, shapes, tiny
 from ..methods import Method
 from ..prune import pruning
 from ..trace import Trace
@@ -77,8 +77,8 @@ def scene_prompt(images: int = 1, seed: int = 0) -> Prompt:
 def embedded(attn: str = "sdpa") -> Subject:
     """The embedded trained model. UserError where its files are missing."""
     record = backbones.BACKBONES["tiny"]
-    model, _ = backbones.load(record, device="cpu", dtype=torch.float32, attn=attn)
-    query = backbones.load_query(record, "cpu")
+    model, _ = loading.load(record, device="cpu", dtype=torch.float32, attn=attn)
+    query = loading.load_query(record, "cpu")
     return Subject(f"trained-{attn}", endless(model), query, scene_prompt, tiny.N_VISUAL, 20)
 
 

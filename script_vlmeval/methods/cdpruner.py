@@ -28,8 +28,9 @@ class CDPruner(Method):
     scope: minimum and maximum of the relevance over the whole `image`, all its tiles (the release), or over each `tile`.
     theta: None weighs by r; a number from 0 to 0.98 weighs by exp(alpha r), alpha = theta / (2 (1 - theta)), an option that the
         release has commented out (at 0.5): 0 is diversity alone, 0.98 (alpha = 24.5) nearly relevance alone.
-    relevance: where the question comes from: `clip` (the text tower), `llm` (its embeddings in the language model), or `auto`,
-        what the model family has. Published numbers on Qwen models differ by it.
+    relevance: where the question comes from: `clip` (the text tower), `clipcompat` (the same with the release's rule for
+        questions longer than 77 ids, of which the first 77 then have no effect), `llm` (its embeddings in the language model),
+        or `auto`, what the model family has. Published numbers on Qwen models differ by it.
 
     Beyond the release: norms have a lower bound, constant relevance falls back to plain diversity, and an exhausted kernel is
     continued by descending weight, where the release silently returns fewer tokens.
@@ -40,7 +41,7 @@ class CDPruner(Method):
     sign: int | None = None
     scope: Literal["image", "tile"] = "image"
     theta: float | None = None
-    relevance: Literal["auto", "clip", "llm"] = "auto"
+    relevance: Literal["auto", "clip", "clipcompat", "llm"] = "auto"
 
     def __post_init__(self) -> None:
         check_conditioning(self.name, self.sign, self.scope, self.relevance)
@@ -63,8 +64,13 @@ def check_conditioning(name: str, sign: int | None, scope: str, relevance: str) 
     check_sign(name, sign)
     if scope not in ("image", "tile"):
         raise UserError(f"'{name}' has scope 'image' or 'tile', not {scope!r}.")
-    if relevance not in ("auto", "clip", "llm"):
-        raise UserError(f"'{name}' takes relevance from 'auto', 'clip' or 'llm', not {relevance!r}.")
+    check_relevance(name, relevance)
+
+
+def check_relevance(name: str, relevance: str) -> None:
+    """UserError for a place that the question cannot come from."""
+    if relevance not in ("auto", "clip", "clipcompat", "llm"):
+        raise UserError(f"'{name}' takes relevance from 'auto', 'clip', 'clipcompat' or 'llm', not {relevance!r}.")
 
 
 def check_sign(name: str, sign: int | None) -> None:

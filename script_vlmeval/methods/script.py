@@ -42,7 +42,7 @@ class Script(Method):
     fill: Literal["continue", "order", "relevance"] = "continue"
     sign: int | None = None
     scope: Literal["image", "tile"] = "tile"
-    relevance: Literal["auto", "clip", "llm"] = "auto"
+    relevance: Literal["auto", "clip", "clipcompat", "llm"] = "auto"
 
     def __post_init__(self) -> None:
         check_conditioning(self.name, self.sign, self.scope, self.relevance)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .. import kernels
 from .base import Method, Visual, require_finite
-from .cdpruner import check_sign
+from .cdpruner import check_relevance, check_sign
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,21 @@ class ScriptCompat(Method):
 
     The relevance is a raw dot product (norms matter) with half of the question's rows, those of the larger mean; sign as in
     cdpruner. Everything is per tile. Half precision is lifted to float32 before the similarity, where the release keeps it.
+
+    relevance: as in cdpruner. A question of more than 77 ids has several rows, which `clip` cuts otherwise than the release, so
+    for long questions `clipcompat` is what gives the release's choices.
     """
 
     needs = frozenset({"keys", "query"})
     sign: int | None = None
+    relevance: Literal["auto", "clip", "clipcompat", "llm"] = "auto"
 
     def __post_init__(self) -> None:
         check_sign(self.name, self.sign)
+        check_relevance(self.name, self.relevance)
+
+    def source(self) -> str:
+        return self.relevance
 
     def order(self, visual: Visual, k: int) -> Tensor:
         b, g, n = visual.shape

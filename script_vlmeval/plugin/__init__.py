@@ -47,26 +47,15 @@ def config_names() -> list[str]:
 
 
 def _served(name: str) -> bool:
-    """Whether a model of the registry can serve a configuration; one whose checkpoint is elsewhere is not asked."""
-    from ..backbones import backbone, check_checkpoint
+    """Whether a model of the registry can serve a configuration, as far as its record tells."""
+    from ..backbones import BACKBONES
     from ..cells import Config
     from ..errors import UserError
-    from ..families import FAMILIES
-    from ..methods import catalogue
-    from ..runtime import method_of
+    from ..runtime import method_for
 
     config = Config.parse(name)
-    record = backbone(config.model)
     try:
-        FAMILIES[record.family].require(config.method, catalogue()[config.method].needs)
-    except UserError:
-        return False
-    try:
-        check_checkpoint(record)
-    except UserError:
-        return True
-    try:
-        method_of(config)
+        method_for(BACKBONES[config.model], config)
     except UserError:
         return False
     return True

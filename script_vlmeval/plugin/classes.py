@@ -13,6 +13,7 @@ from vlmeval.dataset.image_yorn import ImageYORNDataset
 from vlmeval.smp import LMUDataRoot
 from vlmeval.vlm.base import BaseModel
 
+from .. import prompts
 from ..cells import Config, Scalar
 from .host import MARKER
 from .scores import score_exact, score_pairs
@@ -59,13 +60,25 @@ class PrunedVLM(BaseModel):  # type: ignore[misc]
         answer: str = super().generate(message, dataset)
         return answer
 
+    def use_custom_prompt(self, dataset: str) -> bool:
+        """Whether published numbers asked in LLaVA's words, which the host's dataset has not."""
+        return prompts.default_style(dataset) == "llava"
+
+    def build_prompt(self, line: Any, dataset: str) -> list[dict[str, str]]:
+        """The message for a row of such a benchmark, as our own runner sends it."""
+        row = {str(name): "" if value is None or value != value else str(value) for name, value in dict(line).items()}
+        images = self.dump_image(line, dataset)
+        pictures = [{"type": "image", "value": str(path)} for path in ([images] if isinstance(images, str) else images)]
+        return prompts.restyled(dataset, pictures, row, "llava")
+
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: Any = None) -> str:
-        """The answer to one message. `dataset` is a name, or for video the dataset itself: neither changes the answer."""
+        """The answer to one message. `dataset` is a name, or for video the dataset itself; it says how long answers may be."""
+        name = str(getattr(dataset, "dataset_name", dataset))
         try:
             prepared = self.runtime.prepare([[dict(part) for part in message]])
-            return self.runtime.answer(prepared, self.method, self.config.budget)[0].text
+            longest = prompts.max_new_tokens(name, prompts.default_style(name))
+            return self.runtime.answer(prepared, self.method, self.config.budget, max_new_tokens=longest)[0].text
         except Exception as error:
-            name = getattr(dataset, "dataset_name", dataset)
             log.error("%s could not answer a sample of %s: %s: %s", self.config, name, type(error).__name__, error)
             return MARKER
 

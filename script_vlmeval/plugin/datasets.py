@@ -47,6 +47,7 @@ class Dataset:
     _message: Callable[[Row], Message] = field(repr=False)
     _score: Callable[[Path], Score] = field(repr=False)
     kind: str = "host"
+    host: str = ""  # VLMEvalKit's name, of its own benchmarks
     stamp: Callable[[Row], str] = field(default=lambda row: "", repr=False)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -145,7 +146,7 @@ def _open_own(benchmark: Benchmark, work_dir: Path) -> Dataset:
     rows = read_user_tsv(path)
     cache = work_dir.absolute() / ".data" / "images" / benchmark.name
     table = OwnTable(path, {row["index"]: row.pop("image", "") for row in rows}, cache)
-    return Dataset(benchmark.name, rows, digest(path), table.message, score_exact, "tsv", table.stamp)
+    return Dataset(benchmark.name, rows, digest(path), table.message, score_exact, "tsv", stamp=table.stamp)
 
 
 def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
@@ -170,6 +171,7 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
         content,
         messages_of(dataset, kept),
         OURS.get(cls.evaluate.__qualname__) or partial(score_host, dataset, data=folder),
+        host=name,
         skipped=skipped,
         notes=notes_on(cls, name, path),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from script_vlmeval import attention, backbones, families, shapes, tiny
+from script_vlmeval import attention, backbones, families, loading, shapes, tiny
 from script_vlmeval.methods import Method
 from script_vlmeval.prune import pruning
 
@@ -20,7 +20,7 @@ N, LAYERS = tiny.N_VISUAL, int(tiny.LANGUAGE["num_hidden_layers"])
 @cache
 def model(kernel: str = "sdpa") -> tuple[Any, Any]:
     """The model and its processor. The `eager` kernel tells all of its attention."""
-    return backbones.load(backbones.backbone("tiny"), device="cpu", dtype=torch.float32, attn=kernel)
+    return loading.load(backbones.backbone("tiny"), device="cpu", dtype=torch.float32, attn=kernel)
 
 
 def prompts(seeds: Sequence[int]) -> dict[str, Tensor]:

@@ -1,0 +1,283 @@
+"""From a record to a model in memory: finding or fetching the checkpoint, loading it with transformers' own classes alone.
+
+Nothing of a checkpoint is executed: no code of a repository, weights from safetensors or through weights-only loading. Original
+LLaVA checkpoints are converted while they load (`convert/`).
+
+Protocols of LLaVA-NeXT: `paper` is what pruning papers measure, every picture on 2 x 2 crops and an overview, 5 x 576 tokens and
+no newlines; `hf` is transformers' own, as many crops as fit the picture, the padding cut off, a newline token behind every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import convert, hub
+from .backbones import Backbone, published_clip
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .query import ClipQuery
+
+CROPS = 2  # along each side, of the `paper` protocol
+_WHOLE = 64 << 20  # bytes up to which a file is read whole for its digest
+_BLOCKS, _BLOCK = 64, 1 << 20  # what is read of larger ones, evenly spread
+ALL_GPUS = "all"  # --device: one model over all GPUs that are visible
+_SAFE: dict[str, Any] = {"trust_remote_code": False}  # left out, transformers asks on the terminal whether to run what is there
+_FLASH = "pip install flash-attn --no-build-isolation"
+
+
+# -- where it is -----------------------------------------------------------------------------------------------------------------
+def located(record: Backbone) -> Path | None:
+    """Its folder, where the checkpoint is on this computer. No network."""
+    return hub.locate(record.checkpoint)
+
+
+def check_checkpoint(record: Backbone, *, offline: bool = False) -> None:
+    """UserError where the checkpoint is neither here nor can be fetched, before anything heavy is imported."""
+    if located(record) or (hub.is_id(record.checkpoint) and not offline):
+        return
+    try:
+        hub.fetch(record.checkpoint, offline=True)
+    except UserError as error:
+        raise UserError(
+            f"No checkpoint of '{record.id}'. {error} (--checkpoint {record.id}=DIR_OR_HUB_ID names another.)"
+        ) from None
+
+
+def fetched(record: Backbone, *, offline: bool, clip: bool, say: Callable[[str], None] | None = None) -> Backbone:
+    """The record with its checkpoint, and its text side where that is needed, on this computer. UserError where that fails."""
+    say = say or (lambda line: print(line, file=sys.stderr))
+    check_checkpoint(record, offline=offline)
+    here = replace(record, checkpoint=str(hub.fetch(record.checkpoint, offline=offline, say=say)))
+    if clip and record.clip:
+        here = replace(here, clip=str(hub.fetch(record.clip, offline=offline, say=say)))
+    return here
+
+
+def checkpoint_digest(record: Backbone) -> str:
+    """Digest of configuration, tokenizer and weights, the text side included, for the fingerprint.
+
+    Of large files, 64 blocks are read: enough to tell any two trained models apart, without reading all of them at every start.
+    """
+    digest = hashlib.sha256()
+    for folder in filter(None, map(hub.locate, filter(None, (record.checkpoint, record.clip)))):
+        for file in sorted(
+            file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
+        ):
+            digest.update(file.name.encode())
+            _add(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, file: Path) -> None:
+    size = file.stat().st_size
+    digest.update(str(size).encode())
+    starts = range(0, size, _BLOCK) if size <= _WHOLE else (i * (size - _BLOCK) // (_BLOCKS - 1) for i in range(_BLOCKS))
+    with file.open("rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            digest.update(stream.read(_BLOCK))
+
+
+def layers(record: Backbone) -> int:
+    """Layers of the language model: by the checkpoint's configuration where it is here, else as published."""
+    folder = located(record)
+    return record.layers if folder is None else _layers(folder)
+
+
+@cache
+def _layers(folder: Path) -> int:
+    if convert.is_original(folder):
+        return convert.layers(folder)
+    text = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("text_config", {})
+    if "num_hidden_layers" in text:
+        return int(text["num_hidden_layers"])
+    from transformers import AutoConfig  # a published config.json may leave out what is its class's default
+
+    try:
+        return int(AutoConfig.from_pretrained(folder, **_SAFE).get_text_config().num_hidden_layers)
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{folder}/config.json describes no model that transformers knows by itself: {reason}") from error
+
+
+def check_query(record: Backbone, method: str, source: str) -> None:
+    """UserError where a method conditions on the question and the checkpoint has no text side to compare it in; a warning where
+    published figures used one."""
+    published = published_clip(record.family)
+    if record.clip is None and source == "auto":
+        if published:
+            warnings.warn(
+                f"'{record.id}' has no CLIP text side: relevance is the language model's (llm), not that of published figures. "
+                f"Put {published} into {record.checkpoint}/clip for these.",
+                stacklevel=2,
+            )
+        return
+    if record.clip is None:
+        raise UserError(
+            f"'{method}' wants relevance from '{source}', which '{record.id}' has not: set relevance=llm, or put the CLIP "
+            "checkpoint that its vision tower is of into its folder, as clip."
+        )
+
+
+# -- loading ---------------------------------------------------------------------------------------------------------------------
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers and torch without progress bars, load reports and what will change some day: we say what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load(record: Backbone, *, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
+    """(model in evaluation mode, processor padding on the left). UserError where the folder holds no model of the family.
+
+    device: cpu, cuda, cuda:1, or `all`: layers spread over all GPUs.
+    """
+    check_attention(attn, device)
+    folder = located(record)
+    assert folder is not None, "fetched() comes first"
+    try:
+        model, processor = (
+            _original(record, folder, device, dtype, attn)
+            if convert.is_original(folder)
+            else _own(record, folder, device, dtype, attn)
+        )
+        model = model.eval() if device == ALL_GPUS else model.eval().to(device)
+    except UserError:
+        raise
+    except Exception as error:  # a truncated file, another architecture, a missing kernel, no memory: each has its own type
+        raise _failed(record, folder, error) from error
+    if record.protocol == "paper":
+        _paper(model)
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+def _own(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
+    """A checkpoint in transformers' layout."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    config = AutoConfig.from_pretrained(folder, **_SAFE)
+    _check_family(record, folder, config)
+    with quiet():
+        auto: Any = _class_of(config) or AutoModelForImageTextToText  # its types do not know what output_loading_info returns
+        placed = {"device_map": "auto"} if device == ALL_GPUS else {}
+        how = {"dtype": dtype, "attn_implementation": attn, "output_loading_info": True, **placed, **_SAFE}
+        model, info = auto.from_pretrained(folder, **how)
+        processor = AutoProcessor.from_pretrained(folder, **_SAFE)
+    _check_weights(record, folder, info)
+    return model, processor
+
+
+def _original(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
+    """A checkpoint in LLaVA's own layout."""
+    if (family := convert.family_of(folder)) != record.family:
+        raise UserError(f"{folder} holds an original '{family}' model, '{record.id}' is a '{record.family}'.")
+    clip = record.clip and hub.locate(record.clip)
+    with quiet():
+        return convert.load(
+            folder,
+            convert.clip_of(folder, str(clip) if clip else None),
+            dtype=dtype,
+            attn=attn,
+            device_map="auto" if device == ALL_GPUS else None,
+        )
+
+
+def _class_of(config: Any) -> Any:
+    """The class that `AutoModelForImageTextToText` does not know of in every version."""
+    import transformers
+
+    return transformers.VideoLlavaForConditionalGeneration if config.model_type == "video_llava" else None
+
+
+def _check_family(record: Backbone, folder: Path, config: Any) -> None:
+    kind = config.model_type
+    if kind == record.family:
+        return
+    if not hasattr(config, "vision_config"):
+        raise UserError(f"{folder} holds a '{kind}' model, which reads text alone: '{record.id}' is a '{record.family}'.")
+    raise UserError(f"{folder} holds a '{kind}' model, '{record.id}' is a '{record.family}'.")
+
+
+def _check_weights(record: Backbone, folder: Path, info: dict[str, Any]) -> None:
+    """UserError for weights that would be random: scores would be noise."""
+    missing = sorted(info["missing_keys"])
+    wrong = sorted(str(x[0] if isinstance(x, tuple) else x) for x in info.get("mismatched_keys", ()))
+    if missing or wrong:
+        first, what = (missing or wrong)[0], "lacks" if missing else "has, in other shapes,"
+        raise UserError(f"The checkpoint {folder} {what} {len(missing or wrong)} weights of '{record.id}', such as {first}.")
+
+
+def _failed(record: Backbone, folder: Path, error: Exception) -> UserError:
+    """What a failure to load means to the user."""
+    if memory := no_memory(error):
+        return UserError(f"Cannot load '{record.id}': {memory}")
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(f"Cannot load '{record.id}' from {folder}: {reason}")
+
+
+def no_memory(error: BaseException) -> str:
+    """What to do about a failure that is one of memory; empty for any other."""
+    name, text = type(error).__name__, str(error)
+    if name != "OutOfMemoryError" and not isinstance(error, MemoryError) and "can't allocate memory" not in text:
+        return ""
+    return (
+        "out of memory. Try --dtype bfloat16, a smaller --batch-size, --device all (several GPUs), another --device or a "
+        "smaller model."
+    )
+
+
+def check_attention(attn: str, device: str) -> None:
+    """UserError for flash attention where it cannot run, with the line that installs it."""
+    if attn != "flash_attention_2":
+        return
+    import torch
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if device == "cpu" or not torch.cuda.is_available():
+        raise UserError("--attn flash_attention_2 needs a GPU: use --attn sdpa here.")
+    if not is_flash_attn_2_available():
+        raise UserError(f"--attn flash_attention_2 needs the package flash-attn: {_FLASH}. Or use --attn sdpa.")
+
+
+def _paper(model: Any) -> None:
+    """LLaVA-NeXT as pruning papers run it: one resolution of 2 x 2 crops, no newline tokens."""
+    side = CROPS * model.config.vision_config.image_size
+    model.config.image_grid_pinpoints = [[side, side]]
+    model.model.image_newline = None
+
+
+def load_query(record: Backbone, device: str, *, compat: bool = False) -> ClipQuery:
+    """The question's side, loaded only when a method needs it."""
+    from .query import ClipQuery
+
+    assert record.clip is not None
+    folder = hub.locate(record.clip)
+    if folder is None:
+        raise UserError(
+            f"Relevance to the question needs the text side of the vision tower of '{record.id}': expected the CLIP checkpoint "
+            f"{record.clip}. Put it there, or set relevance=llm."
+        )
+    with quiet():
+        return ClipQuery.load(folder, sign=record.clip_sign, device=device, compat=compat)
