@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(VENV)/bin/python run.py --config configs/tiny.yaml --work-dir results/demo
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(VENV)/bin/python -m ruff check .

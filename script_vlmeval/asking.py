@@ -74,6 +74,15 @@ def longest(wanted: str, dataset: Dataset) -> int | None:
     return prompts.max_new_tokens(dataset.host, style_of(wanted, dataset))
 
 
+def remarks(wanted: str, dataset: Dataset) -> tuple[str, ...]:
+    """What must be said beside scores in that style."""
+    if style_of(wanted, dataset) != "llava" or not prompts.reads_ocr(dataset.host) or "ocr_tokens" in dataset.rows[0]:
+        return ()
+    return (
+        f"{dataset.name} is asked without OCR tokens, which published LLaVA-1.5 figures had: its table has no column ocr_tokens.",
+    )
+
+
 def ask_all(
     runtime: Runtime,
     dataset: Dataset,

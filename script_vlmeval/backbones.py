@@ -154,7 +154,7 @@ _RECORDS = (
         family="llava",
         summary="embedded 2.7 M parameter LLaVA, trained on drawn scenes (ShapesVQA, ShapesYN)",
         visual=N_VISUAL,
-        layers=4,
+        layers=6,
         budgets=(72, 36, 16, 8),
         talk=Talk("{message}", "<image>", square=True),
         bare_questions=True,  # it was trained on questions alone, and answers in one word

@@ -35,10 +35,12 @@ RECORDS: tuple[Benchmark, ...] = (
     Benchmark("ShapesVQA", "ShapesVQA", "embedded", "test", "accuracy", note="drawn scenes, open answers"),
     Benchmark("ShapesYN", "ShapesYN", "embedded", "test", "accuracy + accuracy+", note="drawn scenes, yes/no pairs as in MME"),
     Benchmark("GQA", "GQA_TestDev_Balanced", "host", "test-dev balanced, 12,578", "accuracy"),
-    Benchmark("VizWiz", "VizWiz", "host", "val, 4,319", "VQA accuracy", note="another split and prompt than the papers'"),
+    Benchmark("VizWiz", "VizWiz", "host", "val, 4,319", "VQA accuracy", note="another split than the papers'"),
     Benchmark("SQA", "ScienceQA_TEST", "host", "test with image, 2,017", "accuracy"),
     Benchmark("ScienceQA", "ScienceQA_TEST", "host", "test with image, 2,017", "accuracy"),
-    Benchmark("TextVQA", "TextVQA_VAL", "host", "val, 5,000", "VQA accuracy", note="without OCR tokens in the prompt"),
+    Benchmark(
+        "TextVQA", "TextVQA_VAL", "host", "val, 5,000", "VQA accuracy", note="OCR tokens where the table has a column ocr_tokens"
+    ),
     Benchmark("POPE", "POPE", "host", "8,910", "F1"),
     Benchmark("MME", "MME", "host", "2,374", "perception + reasoning"),
     Benchmark("MMBench", "MMBench_DEV_EN", "host", "dev, 4,329 rows, 1,164 groups", "accuracy, circular"),

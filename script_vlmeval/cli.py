@@ -297,8 +297,10 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
     if outcome.done:
         cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
         print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
-    for cell, rows in outcome.rows.items():
-        print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong; a rerun tries them again.", file=sys.stderr)
+    for cell, (rows, why) in outcome.rows.items():
+        print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
+    if outcome.rows:
+        print("A rerun tries the failed rows again.", file=sys.stderr)
     for cell, reason in outcome.failed.items():
         print(f"NOT DONE: {cell}: {reason}", file=sys.stderr)
 

@@ -98,7 +98,7 @@ def layers(record: Backbone) -> int:
 def _layers(folder: Path) -> int:
     if convert.is_original(folder):
         return convert.layers(folder)
-    text = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("text_config", {})
+    text = _described(folder).get("text_config", {})
     if "num_hidden_layers" in text:
         return int(text["num_hidden_layers"])
     from transformers import AutoConfig  # a published config.json may leave out what is its class's default
@@ -108,6 +108,17 @@ def _layers(folder: Path) -> int:
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"{folder}/config.json describes no model that transformers knows by itself: {reason}") from error
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """config.json. UserError where it does not say what model it is: transformers 4 would guess that from the folder's name."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/config.json cannot be read: {error}") from None
+    if not isinstance(found, dict) or "model_type" not in found:
+        raise UserError(f"{folder}/config.json names no model_type: it is not a transformers checkpoint, nor an original LLaVA.")
+    return found
 
 
 def check_query(record: Backbone, method: str, source: str) -> None:
@@ -168,7 +179,7 @@ def load(record: Backbone, *, device: str, dtype: Any, attn: str) -> tuple[Any, 
     except Exception as error:  # a truncated file, another architecture, a missing kernel, no memory: each has its own type
         raise _failed(record, folder, error) from error
     if record.protocol == "paper":
-        _paper(model)
+        as_in_papers(model)
     processor.tokenizer.padding_side = "left"
     return model, processor
 
@@ -177,6 +188,7 @@ def _own(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> 
     """A checkpoint in transformers' layout."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+    _described(folder)
     config = AutoConfig.from_pretrained(folder, **_SAFE)
     _check_family(record, folder, config)
     with quiet():
@@ -261,7 +273,7 @@ def check_attention(attn: str, device: str) -> None:
         raise UserError(f"--attn flash_attention_2 needs the package flash-attn: {_FLASH}. Or use --attn sdpa.")
 
 
-def _paper(model: Any) -> None:
+def as_in_papers(model: Any) -> None:
     """LLaVA-NeXT as pruning papers run it: one resolution of 2 x 2 crops, no newline tokens."""
     side = CROPS * model.config.vision_config.image_size
     model.config.image_grid_pinpoints = [[side, side]]

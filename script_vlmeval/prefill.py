@@ -142,8 +142,7 @@ class Prefill:
             origin[row, at] = unit.at.gather(1, source)
             self.units[u] = unit.kept(slot, source, (keep < 0).flatten(1))
             if slot.shape != unit.at.shape:
-                kept = keep if stage == 0 else self.units[u].index[:, None]
-                self.trace.note(stage, unit.row, kept)
+                self.trace.note(stage, unit.row, keep if stage == 0 else _ascending(self.units[u].index)[:, None])
         then, place = now.shrink(~drop, origin)
         self.units = [unit.moved(place) for unit in self.units]
         self.after = [text.moved(unit.row, place) for unit, text in zip(self.units, self.after, strict=False)]
@@ -277,6 +276,12 @@ class Prefill:
         if id(stage) not in self.masks:
             self.masks[id(stage)] = stage.decode_mask(mask, self.begin, self.past, new)
         return self.masks[id(stage)]
+
+
+def _ascending(index: Tensor) -> Tensor:
+    """In the order of the picture's own tokens, which crops may have another than the sequence; -1, merged, at the end."""
+    order = torch.where(index < 0, torch.iinfo(index.dtype).max, index).argsort(dim=-1, stable=True)
+    return index.gather(-1, order)
 
 
 def _chosen(method: Method, visual: Visual, k: int) -> Choice:

@@ -83,9 +83,9 @@ def _tokens(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the samples of what was measured."""
     if not counts:
         return {}
-    mean = {k: statistics.fmean(c[k] for c in counts) for k in ("visual_full", "visual_kept", "text")}
+    mean = {k: statistics.fmean(c.get(k, 0) for c in counts) for k in ("visual_full", "visual_kept", "between", "text")}
     layers = [statistics.fmean(column) for column in zip(*(c["layers"] for c in counts), strict=True)]
-    return {**mean, "layers": layers, "relevance": counts[0]["relevance"]}
+    return {**mean, "layers": layers, "relevance": next((c["relevance"] for c in counts if c["relevance"] != "none"), "none")}
 
 
 def provenance(device: str) -> dict[str, Any]:

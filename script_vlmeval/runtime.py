@@ -173,7 +173,10 @@ class Runtime:
             )
             counts = self._counts(trace)
         texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [Answer(text.strip(), {**c, "relevance": trace.relevance}) for text, c in zip(texts, counts, strict=True)]
+        return [
+            Answer(text.strip(), {**c, "relevance": trace.relevance if c["visual_full"] else "none"})
+            for text, c in zip(texts, counts, strict=True)
+        ]
 
     def ready(self, method: Method) -> None:
         """Load what a method needs besides the model, so that what cannot be loaded is said before the first question."""

@@ -8,6 +8,7 @@ closes it.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ _SHARED = (
     "methods/base methods/_wrap kernels prune prefill plans observe tower sequence query families attention runtime encode "
     "inputs loading convert prompts video scoring"
 ).split()
+_log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 
 
@@ -56,12 +58,12 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> number of rows that could not be answered."""
+    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> how many rows have no answer, and why the first has none."""
 
     done: list[Cell] = field(default_factory=list)
     already: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
-    rows: dict[Cell, int] = field(default_factory=dict)
+    rows: dict[Cell, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
@@ -79,7 +81,7 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     same folder, a model that does not load.
     """
     made = {c: method_of(c, options.models) for c in configs}
-    datasets = [(b, open_dataset(b, options.limit, options.work_dir)) for b in data]
+    datasets = [(b, _opened(b, options)) for b in data]
     outcome = Outcome()
     for model in dict.fromkeys(c.model for c in configs):
         mine = [c for c in configs if c.model == model]
@@ -90,6 +92,14 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
         tables = [(d, [_work(Cell(c, b.name), made[c], record, weights, d, options) for c in mine]) for b, d in datasets]
         _fill(record, tables, options, outcome)
     return outcome
+
+
+def _opened(benchmark: Benchmark, options: Options) -> Dataset:
+    dataset = open_dataset(benchmark, options.limit, options.work_dir)
+    for remark in (said := asking.remarks(options.prompt_style, dataset)):
+        _log.warning(remark)
+    dataset.notes += said
+    return dataset
 
 
 def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> Work:
@@ -181,8 +191,8 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
     if unanswered:
         outcome.failed[work.cell] = f"{len(unanswered)} of {len(dataset.rows)} rows have no answer: run it without --mode eval"
         return
-    if failed := sum("prediction" not in a for a in answers.values()):
-        outcome.rows[work.cell] = failed
+    if failed := [a["error"] for a in answers.values() if "prediction" not in a]:
+        outcome.rows[work.cell] = len(failed), failed[0]
     predictions = {i: a["prediction"] for i, a in answers.items() if "prediction" in a}  # a failed row's cell stays empty: wrong
     write_predictions(work.store.workbook, dataset.rows, predictions)
     if options.mode != "infer":

@@ -100,7 +100,7 @@ def _notes(output: Any) -> dict[str, Any]:
 def _entered(output: Any, part: str) -> _Call:
     found: dict[str, _Call] | None = None if output is None else _notes(output).get(_ENTERED)
     if found is None:
-        raise UserError("The vision encoder ran before anybody watched it, so its attention cannot be seen.")
+        raise UserError("The vision encoder ran before anybody watched it, so what it did cannot be seen.")
     return found[part]
 
 

@@ -59,6 +59,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have to say besides that they passed, also from another process."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "account":
+                terminalreporter.write_line(str(text))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the oracles and the real pictures: $SHARED, or `shared` beside the repository."""

@@ -137,7 +137,7 @@ BEFORE: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {  # told fro
 LATER: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {  # told when it is loaded
     "no JSON": (lambda f: (f / "config.json").write_text("{"), ("config.json",)),
     "a list": (lambda f: (f / "config.json").write_text("[]"), ("config.json",)),
-    "no model type": (lambda f: (f / "config.json").write_text("{}"), ("x",)),
+    "no model type": (lambda f: (f / "config.json").write_text("{}"), ("model_type",)),
     "unknown model type": (lambda f: edit(f / "config.json", model_type="llavva"), ("llavva",)),
     "a weight missing": (_without_a_weight, ("lacks 1 weights of 'x'", "layers.2.mlp.down_proj")),
     "a head missing": (_without_a_head, ("lacks 1 weights of 'x'", "lm_head")),

@@ -431,7 +431,7 @@ def test_both_runners_give_the_same(
 # -- batches -------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("family", "protocol"),
-    [("llava", None), ("llava_next", "hf"), ("llava_onevision", None), ("qwen2_vl", None), ("internvl", None)],
+    [("llava_next", "hf"), ("llava_onevision", None), ("qwen2_vl", None), ("internvl", None)],
 )
 def test_pictures_of_several_sizes_are_answered_together_as_alone(
     family: str, protocol: Any, runtime_of: Callable[..., Runtime], pictures: Callable[..., Part]
@@ -476,7 +476,7 @@ def test_a_picture_is_encoded_once_for_all_configurations(
 
 def test_pictures_are_scaled_as_the_record_says(runtime_of: Callable[..., Runtime], pictures: Callable[..., Part]):
     runtime = runtime_of("qwen2_vl")
-    for size, tokens in (((40, 40), 256), ((3000, 3000), 2025), ((1280, 960), 1564)):
+    for size, tokens in (((40, 40), 256), ((2000, 2000), 2025), ((1280, 960), 1564)):
         grid = runtime.prepare([[pictures(size), text("What?")]]).inputs["image_grid_thw"]
         assert int(grid.prod()) // 4 == tokens
     assert runtime.record.pixels == (256 * 28**2, 2048 * 28**2)
@@ -573,7 +573,19 @@ def eight(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_that_does_not_fit_is_asked_in_halves(
     at: Callable[[str], Path], eight: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    argv = ["--data", "ShapesVQA", "--device", "cpu", "--quiet", "--checkpoint", f"x={at('llava')}", "--family", "llava"]
+    argv = [
+        "--data",
+        "ShapesVQA",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--mode",
+        "infer",
+        "--checkpoint",
+        f"x={at('llava')}",
+        "--family",
+        "llava",
+    ]
     names = ["x_full", "x_cdpruner_25pct"]
     assert main([*argv, "--work-dir", str(tmp_path / "whole"), "--model", *names]) == 0
     rows = Rows(monkeypatch, lambda method, budget: 2)

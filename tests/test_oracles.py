@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,8 @@ def test_counts_of_prefills_survive_a_sum():
     assert str(total).endswith("kept positions exact: 18 of 32 layers, last-token logits worst relative error 1.0e-06")
 
 
-def test_account(capsys: pytest.CaptureFixture[str]):
-    """How much of the above was really compared, and how strictly."""
+def test_account(record_property: Callable[[str, object], None]):
+    """How much of the above was really compared, and how strictly: at the end of the run's output, see conftest."""
     if not COUNTS:
         pytest.skip("no comparison ran before this one")
 
@@ -221,8 +222,5 @@ def test_account(capsys: pytest.CaptureFixture[str]):
         counts = f"{name}: {t.compared} rows compared: {t.exact} exact, {t.sets} set-equal, {t.invariants} invariants only"
         return f"{counts}; {t.inside}" if isinstance(t, Prefills) else counts
 
-    with capsys.disabled():
-        print()
-        for method, tally in COUNTS.items():
-            print(line(f"  {method}", tally))
-        print(line("oracles", sum(COUNTS.values(), Tally())))
+    lines = [line(f"  {method}", tally) for method, tally in COUNTS.items()]
+    record_property("account", "\n".join([*lines, line("oracles", sum(COUNTS.values(), Tally()))]))
