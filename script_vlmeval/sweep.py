@@ -58,7 +58,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> how many rows have no answer, and why the first has none."""
+    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> how many rows have no answer, and why the first."""
 
     done: list[Cell] = field(default_factory=list)
     already: list[Cell] = field(default_factory=list)
