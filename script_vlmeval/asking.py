@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import prompts
+from .backbones import Backbone
 from .cells import Cell
 from .inputs import Sample
 from .loading import no_memory
@@ -28,6 +29,7 @@ class Work:
     cell: Cell
     method: Method
     store: CellStore
+    origin: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint that is asked, for the provenance
     missing: set[str] = field(default_factory=set)  # indices of rows without a prediction
     finished: bool = False  # result.json is there and no row failed
     answered: int = 0
@@ -61,17 +63,19 @@ class How:
 
     seed: int
     style: str  # as --prompt-style
-    max_new_tokens: int | None
+    max_new_tokens: int
 
 
 def style_of(wanted: str, dataset: Dataset) -> str:
-    """The style of a benchmark's messages: the one that was named, or what published numbers used."""
-    return prompts.default_style(dataset.host) if wanted == "auto" else wanted
+    """Whose words a benchmark's messages are: VLMEvalKit's where it was named, or published numbers used no others."""
+    return "vlmevalkit" if wanted == "vlmevalkit" else prompts.default_style(dataset.host)
 
 
-def longest(wanted: str, dataset: Dataset) -> int | None:
-    """How many tokens an answer may have in that style; None: as many as the model's own habit."""
-    return prompts.max_new_tokens(dataset.host, style_of(wanted, dataset))
+def longest(wanted: str, dataset: Dataset, record: Backbone) -> int:
+    """How many tokens an answer may have: the host's limit where its style was named, else the benchmark's own or the model's."""
+    if wanted == "vlmevalkit":
+        return record.host_max_new_tokens
+    return prompts.max_new_tokens(dataset.host, style_of(wanted, dataset)) or record.max_new_tokens
 
 
 def remarks(wanted: str, dataset: Dataset) -> tuple[str, ...]:
@@ -93,7 +97,7 @@ def ask_all(
     style: str = "auto",
 ) -> None:
     """All answers that the cells lack; each is on disk before the bar moves. style: as --prompt-style."""
-    how = How(seed, style, longest(style, dataset))
+    how = How(seed, style, longest(style, dataset, runtime.record))
     wanted: set[str] = set().union(*(w.missing for w in works))
     rows = [row for row in dataset.rows if row["index"] in wanted]
     budgets: dict[Method, list[str]] = {}

@@ -44,6 +44,7 @@ class Backbone:
     host_talk: Talk | None = None  # VLMEvalKit's own way to ask, where it differs (--prompt-style vlmevalkit)
     bare_questions: bool = False  # whether sentences that ask for a form of answer are left out of the prompt
     max_new_tokens: int = 128
+    host_max_new_tokens: int = 2048  # what VLMEvalKit's own class of the model allows (--prompt-style vlmevalkit)
     dynamic: bool = False  # whether the number of visual tokens follows from the size of a picture
     tiles: int = 1  # over how many tiles an integer budget is spread, as the papers count it
     frames: int = 8  # of a video
@@ -146,6 +147,7 @@ _QWEN3 = replace(
         _TURN, _QWEN.talk.image, "<|video_pad|>"
     ),
     pixels=(256 * 32 * 32, 2048 * 32 * 32),
+    host_max_new_tokens=16384,  # as it registers the Instruct models; its class alone would allow 32768
 )
 _RECORDS = (
     Backbone(
@@ -161,6 +163,7 @@ _RECORDS = (
         clip=str(ASSETS / "clip"),
         clip_sign=1,  # its text tower was trained to agree with the patches that a question is about
         max_new_tokens=4,
+        host_max_new_tokens=4,
     ),
     _LLAVA,
     replace(_LLAVA, id="llava13b", checkpoint="llava-hf/llava-1.5-13b-hf", summary="LLaVA-1.5 13B", layers=40),
@@ -207,6 +210,7 @@ _RECORDS = (
         clip=None,
         clip_sign=1,
         schedules=(),
+        host_max_new_tokens=1024,
     ),
     _QWEN,
     replace(_QWEN, id="qwen2vl7b", checkpoint="Qwen/Qwen2-VL-7B-Instruct", summary="Qwen2-VL 7B Instruct"),
@@ -225,6 +229,7 @@ _RECORDS = (
         budgets=_SHARES,
         talk=Talk(_TURN, "<IMG_CONTEXT>\n", "<video>\n"),
         dynamic=True,
+        host_max_new_tokens=4096,
     ),
 )
 BACKBONES: dict[str, Backbone] = {record.id: record for record in _RECORDS}
@@ -276,7 +281,8 @@ class Models:
         return record
 
     def _own(self, name: str) -> Backbone:
-        """A checkpoint of the user's own, asked as the first model of its family is."""
+        """A checkpoint of the user's own, asked as the first model of its family is, unless its chat template has other words:
+        see `loading`."""
         if name not in self.families:
             raise UserError(f"'{name}' is no model of the table: say of which family {self.checkpoints[name]} is, with --family.")
         like = next(r for r in _RECORDS if r.family == self.families[name] and r.id != "tiny")
@@ -289,9 +295,10 @@ def published_clip(family: str) -> str | None:
 
 
 def _beside(checkpoint: str, clip: str) -> str | None:
-    """The text side of a checkpoint of the user's own: its folder `clip` or the published CLIP, where that is here."""
+    """The text side of a checkpoint of the user's own: of one on the hub the published CLIP, as for models of the table; of a
+    folder its own `clip`, or the published CLIP where that is here."""
     folder = Path(checkpoint).expanduser() / "clip"
-    return str(folder) if folder.is_dir() else clip if hub.locate(clip) else None
+    return clip if hub.is_id(checkpoint) else str(folder) if folder.is_dir() else clip if hub.locate(clip) else None
 
 
 def backbone(name: str, models: Models | Mapping[str, str] | None = None) -> Backbone:

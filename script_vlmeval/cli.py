@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cells import Config, Scalar, parse_params, read_study
-from .errors import UserError, unknown
+from . import study
+from .cells import Config, parse_params
+from .errors import UserError
 
 if TYPE_CHECKING:
     from .backbones import Models
@@ -29,29 +29,6 @@ _EXAMPLES = """examples:
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
 exit status: 0 all cells done (or laws kept), 1 some failed (a rerun finishes them), 2 something must be changed first"""
-_DEFAULTS: dict[str, Any] = {
-    "work-dir": "results",
-    "mode": "all",
-    "limit": None,
-    "batch-size": 32,
-    "seed": 0,
-    "device": "auto",
-    "dtype": "auto",
-    "attn": "sdpa",
-    "prompt-style": "auto",
-    "protocol": None,
-}
-
-
-_CHOICES = {
-    "mode": ["all", "infer", "eval"],
-    "dtype": ["auto", "float32", "bfloat16", "float16"],
-    "attn": ["sdpa", "eager", "flash_attention_2"],
-    "prompt-style": ["auto", "llava", "vlmevalkit"],
-    "protocol": ["paper", "hf"],
-}
-
-
 _CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
@@ -63,29 +40,31 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     about = "Score visual-token pruning: configurations x benchmarks -> spreadsheets."
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # given twice, both count
+    choices = study.CHOICES
     what = "run, report from disk, or conformance of methods"
     p.add_argument("command", nargs="?", choices=["run", "report", "conformance"], default="run", help=what)
-    p.add_argument("--model", nargs="+", metavar="NAME", default=[], help="configurations, such as tiny_script_16 tiny_full")
-    p.add_argument("--data", nargs="+", metavar="NAME", default=[], help="benchmarks, or paths of TSV files")
+    p.add_argument("--model", **many, metavar="NAME", help="configurations, such as tiny_script_16 tiny_full")
+    p.add_argument("--data", **many, metavar="NAME", help="benchmarks, or paths of TSV files")
     p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
     p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
-    p.add_argument("--mode", choices=_CHOICES["mode"], help="infer: answers only; eval: scores only (all)")
+    p.add_argument("--mode", choices=choices["mode"], help="infer: answers only; eval: scores only (all)")
     p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark")
     p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
-    p.add_argument("--param", nargs="+", metavar="K=V", default=[], help="method parameters, such as gamma=2")
-    p.add_argument("--checkpoint", nargs="+", metavar="NAME=DIR", default=[], help=_CHECKPOINT)
-    p.add_argument("--family", nargs="+", metavar="FAMILY", default=[], help="of checkpoints under names of your own")
-    p.add_argument("--protocol", choices=_CHOICES["protocol"], help="LLaVA-NeXT: 5 whole tiles (paper), or as transformers does")
-    p.add_argument("--prompt-style", choices=_CHOICES["prompt-style"], help="auto: as the published numbers of a benchmark were")
+    p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
+    p.add_argument("--checkpoint", **many, metavar="NAME=DIR", help=_CHECKPOINT)
+    p.add_argument("--family", **many, metavar="FAMILY", help="of checkpoints under names of your own")
+    p.add_argument("--protocol", choices=choices["protocol"], help="LLaVA-NeXT: 5 whole tiles (paper), or as transformers does")
+    p.add_argument("--prompt-style", choices=choices["prompt-style"], help="auto: as the published numbers of a benchmark were")
     p.add_argument("--offline", action="store_true", help="never download a checkpoint")
     p.add_argument("--seed", metavar="N", help="for methods that draw (0)")
     p.add_argument("--device", help="auto, cpu, cuda, cuda:1, all: spread over all GPUs (auto)")
-    p.add_argument("--dtype", choices=_CHOICES["dtype"], help="auto: float32 on a CPU, else bfloat16")
-    p.add_argument("--attn", choices=_CHOICES["attn"], help="attention kernel (sdpa)")
+    p.add_argument("--dtype", choices=choices["dtype"], help="auto: float32 on a CPU, else bfloat16")
+    p.add_argument("--attn", choices=choices["attn"], help="attention kernel (sdpa)")
     p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells")
     p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
     p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
-    p.add_argument("--method", nargs="+", metavar="NAME", default=[], help="conformance: methods, files that define some, or all")
+    p.add_argument("--method", **many, metavar="NAME", help="conformance: methods, files that define some, or all")
     p.add_argument("--recordings", type=Path, metavar="DIR", help="conformance: where recordings of official code are")
     p.add_argument("--list", choices=["models", "methods", "data"], help="what can be named")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -132,16 +111,15 @@ def _dispatch(args: argparse.Namespace) -> int:
     if args.command == "conformance":
         return _conformance(args)
     if args.command == "report":
-        return _report(Path(args.work_dir or _DEFAULTS["work-dir"]))
+        return _report(Path(args.work_dir or study.DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
         raise UserError("--fresh discards the answers that --mode eval would score: give one of them.")
     if args.fresh and args.reuse:
         raise UserError("--fresh discards earlier results and --reuse takes them up: give one of them.")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("Several processes are not supported yet: start `python run.py ...` without torchrun.")
-    configs, data, settings = _study(args)
-    models = _models(args, settings["protocol"])
-    _check_names(configs, models)
+    configs, data, settings = study.read(args)
+    models = study.models_of(args, configs, settings["protocol"])
     if args.dry_run:
         return _dry_run(configs, data, Path(str(settings["work-dir"])), models)
     return _run(configs, data, settings, models, args)
@@ -160,94 +138,6 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise UserError(f"{', '.join(foreign)}: these belong to `run.py conformance`; what is run is named with --model.")
         takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed))
         raise UserError(f"`run.py {args.command}` takes no {' or '.join(foreign)}: only {takes}.")
-
-
-# -- what to run -------------------------------------------------------------------------------------------------------------
-def _study(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, Any]]:
-    """Configurations, benchmark names and options, from flags and the study file."""
-    settings, configs, data = dict(_DEFAULTS), [], []
-    if args.config:
-        study = read_study(args.config, _DEFAULTS)
-        configs, data = list(study.configs), list(study.data)
-        settings |= study.options
-    settings |= {k: v for k in _DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
-    if args.model:
-        configs = [Config.parse(name) for name in dict.fromkeys(args.model)]
-    configs = _with_params(configs, parse_params(args.param))
-    data = list(dict.fromkeys(args.data)) or data
-    if not configs:
-        raise UserError("No model: name configurations with --model (tiny_script_16), or a study with --config.")
-    if not data:
-        raise UserError("No benchmark: name them with --data (ShapesVQA), or in the study. `--list data` shows the names.")
-    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0)):
-        settings[key] = _integer(key, settings[key], least)
-    for key, known in _CHOICES.items():
-        if settings[key] not in (*known, _DEFAULTS[key]):
-            raise unknown(f"value for --{key}:", str(settings[key]), known)
-    settings["device"] = str(settings["device"])
-    return configs, data, settings
-
-
-def _integer(key: str, value: Any, least: int) -> int | None:
-    if value is None:
-        return None
-    try:
-        number = int(str(value))
-    except ValueError:
-        raise UserError(f"--{key} {value!r} is not a whole number.") from None
-    if number < least:
-        raise UserError(f"--{key} {number}: it must be at least {least}.")
-    return number
-
-
-def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Config]:
-    """Each configuration with those of the parameters that its method has. UserError for one that no method here has."""
-    from .methods import info
-
-    if not params:
-        return configs
-    known = {c.method: {p for p, _ in m.params} for c in configs if (m := info(c.method))}
-    everything = set().union(*(known.get(c.method, set()) for c in configs))
-    for name in params:
-        if name not in everything:
-            raise unknown("parameter", name, everything, "(of the methods named)")
-    return [_given(c, {k: v for k, v in params.items() if k in known.get(c.method, ())}) for c in configs]
-
-
-def _given(config: Config, params: dict[str, Scalar]) -> Config:
-    """The configuration with these parameters over its own."""
-    return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
-
-
-def _check_names(configs: Sequence[Config], models: Models) -> None:
-    """UserError, with "did you mean", for a model or method that does not exist."""
-    from .methods import catalogue
-
-    for config in configs:
-        models.record(config.model)
-        for part in config.method.split("+"):
-            if part not in catalogue():
-                raise unknown("method", part, catalogue(), f"(in '{config}'; see --list methods)")
-
-
-def _models(args: argparse.Namespace, protocol: Any) -> Models:
-    """The models of the table, with what the flags say of checkpoints and of names of the user's own."""
-    from .backbones import BACKBONES, Models
-
-    checkpoints = {}
-    for pair in args.checkpoint:
-        name, sign, place = pair.partition("=")
-        if not sign or not place or not re.fullmatch("[a-z0-9]+", name):
-            raise UserError(f"--checkpoint '{pair}' must be NAME=DIR or NAME=HUB_ID, NAME of lower case letters and digits.")
-        checkpoints[name] = place
-    own = [name for name in checkpoints if name not in BACKBONES]
-    if own and not args.family:
-        raise unknown("model", own[0], BACKBONES, "Of a checkpoint under a name of your own, say of which --family it is.")
-    if len(args.family) not in (len(own), min(len(own), 1)):
-        names = ", ".join(own) or "none is"
-        raise UserError(f"--family: one for all names that are not in the table, or one for each, in their order ({names}).")
-    families = args.family * len(own) if len(args.family) == 1 else args.family
-    return Models(checkpoints, dict(zip(own, families, strict=True)), protocol, args.offline)
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------------

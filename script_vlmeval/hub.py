@@ -32,7 +32,8 @@ _TEXT = {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "merges.t
 _TOKENIZERS = [{name} for name in ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")]
 _TOKENIZERS.append({"vocab.json", "merges.txt"})
 _FORMATS = {"model": ".safetensors", "pytorch_model": ".bin"}  # as transformers prefers them
-_FOREIGN = ("consolidated", "training_args")  # the original release's weights, and what is no weights at all
+_FOREIGN = ("consolidated", "training_args", "adapter_model")  # original weights, and what is no model at all
+_ADAPTER = "adapter_config.json"
 _SPARE = 1.05  # of the download's size, so that the disk is not filled to its last byte
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
@@ -64,7 +65,7 @@ def wanted(files: Sequence[str]) -> list[str]:
     """Those of a repository's files that transformers' own classes read, in their order; one format of weights, as it prefers."""
     top = [name for name in files if "/" not in name]
     weights = set(_weights(top))
-    described = {name for name in top if name.endswith(".json") and not name.endswith(".index.json")}
+    described = {name for name in top if name.endswith(".json") and not name.endswith(".index.json") and name != _ADAPTER}
     return [name for name in top if name in weights | described | _TEXT]
 
 
@@ -260,6 +261,8 @@ def _order(checkpoint: str) -> _Order:
         raise _failure(checkpoint, error, begun=False) from error
     entries = {entry.rfilename: entry for entry in info.siblings or []}
     commit, files = info.sha or "", wanted(list(entries))
+    if _ADAPTER in entries:
+        raise UserError(f"{checkpoint} holds an adapter (LoRA): merge it into its base model first, and give the folder of that.")
     if lack := _lack(files):
         raise UserError(
             f"{checkpoint} at {commit[:12]} has no {lack}, so transformers cannot load it. "
@@ -297,7 +300,7 @@ def _failure(checkpoint: str, error: Exception, begun: bool) -> UserError:
     """What a failed request means for the user."""
     from huggingface_hub import constants, errors
 
-    chain = list(_causes(error))
+    chain = list(causes(error))
     codes = [getattr(getattr(e, "response", None), "status_code", None) for e in chain]
     status = next((code for code in codes if code), None)
     detail = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip().partition(chr(10))[0]}"
@@ -321,12 +324,12 @@ def _failure(checkpoint: str, error: Exception, begun: bool) -> UserError:
     if begun:
         return UserError(f"The download of {checkpoint} was interrupted ({detail}). {again}")
     return UserError(
-        f"{checkpoint} is not on this computer, and {hub} cannot be reached ({detail}). Check the connection, "
-        "or give a folder with --checkpoint NAME=DIR."
+        f"{checkpoint} is neither a folder here nor in the cache, and {hub} cannot be reached ({detail}). Check the spelling and "
+        "the connection, or give a folder with --checkpoint NAME=DIR."
     )
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, what caused it, and so on."""
     seen = set[int]()
     while error is not None and id(error) not in seen:

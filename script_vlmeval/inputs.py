@@ -128,15 +128,16 @@ def _shown_videos(record: Backbone, clips: Sequence[video.Clip]) -> dict[str, An
     import numpy as np
 
     qwen = record.family.startswith("qwen")
-    frames = [[np.asarray(f) for f in (clip.frames if qwen else _filled(clip, record.frames))] for clip in clips]
+    frames = [[np.asarray(f) for f in (_paired(clip) if qwen else _filled(clip, record.frames))] for clip in clips]
     given: dict[str, Any] = {"videos": [np.stack(f) for f in frames]}
     if record.family == "video_llava" and _OLD:
         return given
     rates = [_rate(clip) for clip in clips]
+    lasts = [len(clip.frames) - 1 if qwen else record.frames for clip in clips]  # a frame that is repeated keeps its time
     given["do_sample_frames"] = False
     given["video_metadata"] = [
-        {"fps": rate, "total_num_frames": len(f), "frames_indices": list(range(len(f)))}
-        for rate, f in zip(rates, frames, strict=True)
+        {"fps": rate, "total_num_frames": len(f), "frames_indices": [min(i, last) for i in range(len(f))]}
+        for rate, f, last in zip(rates, frames, lasts, strict=True)
     ]
     if _OLD and record.family == "qwen2_5_vl":
         given["fps"] = rates
@@ -149,6 +150,11 @@ def _rate(clip: video.Clip) -> float:
     """Frames a second, of those that are shown."""
     span = clip.seconds[-1] - clip.seconds[0]
     return (len(clip.seconds) - 1) / span if span > 0 else 1.0
+
+
+def _paired(clip: video.Clip) -> tuple[Image, ...]:
+    """Qwen joins frames in pairs, and its processors take no video of fewer: a lone frame is shown twice."""
+    return clip.frames * 2 if len(clip.frames) == 1 else clip.frames
 
 
 def _filled(clip: video.Clip, frames: int) -> list[Image]:

@@ -10,18 +10,17 @@ no newlines; `hf` is transformers' own, as many crops as fit the picture, the pa
 from __future__ import annotations
 
 import hashlib
-import json
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import convert, hub
-from .backbones import Backbone, published_clip
+from .backbones import BACKBONES, Backbone, published_clip
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
 CROPS = 2  # along each side, of the `paper` protocol
 _WHOLE = 64 << 20  # bytes up to which a file is read whole for its digest
 _BLOCKS, _BLOCK = 64, 1 << 20  # what is read of larger ones, evenly spread
+FROZEN = ("llava",)  # families whose training left the vision tower as it was published
 ALL_GPUS = "all"  # --device: one model over all GPUs that are visible
 _SAFE: dict[str, Any] = {"trust_remote_code": False}  # left out, transformers asks on the terminal whether to run what is there
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")  # the last of words that were added, see convert
 _FLASH = "pip install flash-attn --no-build-isolation"
 
 
@@ -42,8 +43,14 @@ def located(record: Backbone) -> Path | None:
 
 
 def check_checkpoint(record: Backbone, *, offline: bool = False) -> None:
-    """UserError where the checkpoint is neither here nor can be fetched, before anything heavy is imported."""
-    if located(record) or (hub.is_id(record.checkpoint) and not offline):
+    """UserError where the checkpoint, or the tower that an original one needs, is neither here nor can be fetched: a folder's is
+    put there by the user. Nothing heavy is imported for the former."""
+    fetchable = hub.is_id(record.checkpoint) and not offline
+    if folder := located(record):
+        if not fetchable and convert.is_original(folder) and (lacking := convert.lacking(folder)):
+            raise UserError(f"Cannot load '{record.id}': {lacking}")
+        return
+    if fetchable:
         return
     try:
         hub.fetch(record.checkpoint, offline=True)
@@ -57,22 +64,54 @@ def fetched(record: Backbone, *, offline: bool, clip: bool, say: Callable[[str],
     """The record with its checkpoint, and its text side where that is needed, on this computer. UserError where that fails."""
     say = say or (lambda line: print(line, file=sys.stderr))
     check_checkpoint(record, offline=offline)
-    here = replace(record, checkpoint=str(hub.fetch(record.checkpoint, offline=offline, say=say)))
-    if clip and record.clip:
-        here = replace(here, clip=str(hub.fetch(record.clip, offline=offline, say=say)))
-    return here
+    folder = hub.fetch(record.checkpoint, offline=offline, say=say)
+    here = replace(record, checkpoint=str(folder))
+    if convert.is_original(folder):
+        tower = _fetched_tower(record, folder, offline, say) if convert.lacking(folder) else convert.tower_at(folder)
+        here = replace(here, clip=record.clip and str(tower or record.clip))  # the text side that belongs to its tower
+    if clip and here.clip:
+        here = replace(here, clip=str(hub.fetch(here.clip, offline=offline, say=say)))
+    return _as_it_asks(here, folder)
 
 
-def checkpoint_digest(record: Backbone) -> str:
-    """Digest of configuration, tokenizer and weights, the text side included, for the fingerprint.
+def _fetched_tower(record: Backbone, folder: Path, offline: bool, say: Callable[[str], None]) -> Path:
+    """The CLIP checkpoint of an original checkpoint's tower, from the hub or its cache."""
+    if (name := convert.tower_of(folder)) is None:
+        raise UserError(f"Cannot load '{record.id}': {convert.lacking(folder)}")
+    try:
+        return hub.fetch(name, offline=offline, say=say)
+    except UserError as error:
+        raise UserError(
+            f"'{record.id}' needs its vision tower {name} too, which `hf download {name}` puts into the hub's cache. {error}"
+        ) from None
+
+
+def _as_it_asks(record: Backbone, folder: Path) -> Backbone:
+    """A name of one's own asks in the words of its chat template; of a model of the table, other words there are a warning."""
+    prompt = convert.other_prompt(folder, record.talk.prompt, record.talk.image)
+    if prompt is None:
+        return record
+    if record.id not in BACKBONES:
+        host = record.host_talk and replace(record.host_talk, prompt=prompt)
+        return replace(record, talk=replace(record.talk, prompt=prompt), host_talk=host)
+    words = [convert.beginning(text) for text in (prompt, record.talk.prompt)]
+    warnings.warn(
+        f"{record.checkpoint} asks in '{words[0]}' by its chat template, and is asked as '{words[1]}', as '{record.id}' is. "
+        f"Under a name of its own (--checkpoint NAME=DIR_OR_HUB_ID --family {record.family}) it is asked in its own words.",
+        stacklevel=2,
+    )
+    return record
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Digest of configuration, tokenizer and weights of one checkpoint, for the fingerprint. Folders inside it are not part of
+    it: a CLIP in its `clip` is a checkpoint of its own.
 
     Of large files, 64 blocks are read: enough to tell any two trained models apart, without reading all of them at every start.
     """
     digest = hashlib.sha256()
-    for folder in filter(None, map(hub.locate, filter(None, (record.checkpoint, record.clip)))):
-        for file in sorted(
-            file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")
-        ):
+    for file in sorted(f for f in folder.iterdir() if f.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")):
+        if file.is_file():
             digest.update(file.name.encode())
             _add(digest, file)
     return digest.hexdigest()[:16]
@@ -91,34 +130,15 @@ def _add(digest: Any, file: Path) -> None:
 def layers(record: Backbone) -> int:
     """Layers of the language model: by the checkpoint's configuration where it is here, else as published."""
     folder = located(record)
-    return record.layers if folder is None else _layers(folder)
+    return record.layers if folder is None else convert.layers(folder)
 
 
-@cache
-def _layers(folder: Path) -> int:
-    if convert.is_original(folder):
-        return convert.layers(folder)
-    text = _described(folder).get("text_config", {})
-    if "num_hidden_layers" in text:
-        return int(text["num_hidden_layers"])
-    from transformers import AutoConfig  # a published config.json may leave out what is its class's default
-
-    try:
-        return int(AutoConfig.from_pretrained(folder, **_SAFE).get_text_config().num_hidden_layers)
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{folder}/config.json describes no model that transformers knows by itself: {reason}") from error
-
-
-def _described(folder: Path) -> dict[str, Any]:
-    """config.json. UserError where it does not say what model it is: transformers 4 would guess that from the folder's name."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/config.json cannot be read: {error}") from None
-    if not isinstance(found, dict) or "model_type" not in found:
-        raise UserError(f"{folder}/config.json names no model_type: it is not a transformers checkpoint, nor an original LLaVA.")
-    return found
+def visual(record: Backbone) -> int:
+    """Visual tokens of one tile: by the checkpoint's configuration where it is here and pictures have one size, else as
+    published."""
+    folder = None if record.dynamic else located(record)
+    at_hand = folder is not None and convert.kind(folder) == record.family  # another is refused when it is loaded
+    return convert.visual(folder) if folder and at_hand else record.visual // record.tiles
 
 
 def check_query(record: Backbone, method: str, source: str) -> None:
@@ -129,7 +149,8 @@ def check_query(record: Backbone, method: str, source: str) -> None:
         if published:
             warnings.warn(
                 f"'{record.id}' has no CLIP text side: relevance is the language model's (llm), not that of published figures. "
-                f"Put {published} into {record.checkpoint}/clip for these.",
+                f"For these put the CLIP checkpoint {published} into {record.checkpoint}/clip, or into the hub's cache with "
+                f"`hf download {published}`.",
                 stacklevel=2,
             )
         return
@@ -178,17 +199,26 @@ def load(record: Backbone, *, device: str, dtype: Any, attn: str) -> tuple[Any, 
         raise
     except Exception as error:  # a truncated file, another architecture, a missing kernel, no memory: each has its own type
         raise _failed(record, folder, error) from error
+    _greedy(model)
     if record.protocol == "paper":
         as_in_papers(model)
     processor.tokenizer.padding_side = "left"
     return model, processor
 
 
+def _greedy(model: Any) -> None:
+    """Nothing but ids is left of what the checkpoint says of generating: its penalties would change the most likely token."""
+    from transformers import GenerationConfig
+
+    told = {name: getattr(model.generation_config, name, None) for name in _IDS}
+    model.generation_config = GenerationConfig(**{name: ids for name, ids in told.items() if ids is not None})
+
+
 def _own(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
     """A checkpoint in transformers' layout."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-    _described(folder)
+    convert.described(folder)
     config = AutoConfig.from_pretrained(folder, **_SAFE)
     _check_family(record, folder, config)
     with quiet():
@@ -205,15 +235,9 @@ def _original(record: Backbone, folder: Path, device: str, dtype: Any, attn: str
     """A checkpoint in LLaVA's own layout."""
     if (family := convert.family_of(folder)) != record.family:
         raise UserError(f"{folder} holds an original '{family}' model, '{record.id}' is a '{record.family}'.")
-    clip = record.clip and hub.locate(record.clip)
     with quiet():
-        return convert.load(
-            folder,
-            convert.clip_of(folder, str(clip) if clip else None),
-            dtype=dtype,
-            attn=attn,
-            device_map="auto" if device == ALL_GPUS else None,
-        )
+        placed = "auto" if device == ALL_GPUS else None
+        return convert.load(folder, convert.tower_at(folder), dtype=dtype, attn=attn, device_map=placed)
 
 
 def _class_of(config: Any) -> Any:
@@ -245,6 +269,8 @@ def _failed(record: Backbone, folder: Path, error: Exception) -> UserError:
     """What a failure to load means to the user."""
     if memory := no_memory(error):
         return UserError(f"Cannot load '{record.id}': {memory}")
+    if any(isinstance(cause, pickle.UnpicklingError) for cause in hub.causes(error)):
+        return UserError(f"Cannot load '{record.id}': a file of weights in {folder} {convert.UNSAFE}")
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return UserError(f"Cannot load '{record.id}' from {folder}: {reason}")
 
@@ -280,9 +306,9 @@ def as_in_papers(model: Any) -> None:
     model.model.image_newline = None
 
 
-def load_query(record: Backbone, device: str, *, compat: bool = False) -> ClipQuery:
-    """The question's side, loaded only when a method needs it."""
-    from .query import ClipQuery
+def load_query(record: Backbone, device: str, *, compat: bool = False, model: Any = None) -> ClipQuery:
+    """The question's side, loaded only when a method needs it. UserError where it is not of the tower of `model`."""
+    from .query import ClipQuery, check_tower
 
     assert record.clip is not None
     folder = hub.locate(record.clip)
@@ -292,4 +318,8 @@ def load_query(record: Backbone, device: str, *, compat: bool = False) -> ClipQu
             f"{record.clip}. Put it there, or set relevance=llm."
         )
     with quiet():
-        return ClipQuery.load(folder, sign=record.clip_sign, device=device, compat=compat)
+        query = ClipQuery.load(folder, sign=record.clip_sign, device=device, compat=compat)
+    if model is not None:
+        name = f"'{record.id}' ({record.checkpoint})"
+        check_tower(folder, query.projection, model, name, frozen=record.family in FROZEN)
+    return query

@@ -81,6 +81,16 @@ class Observer:
         """Handles of what watches the vision side, only where the method or the family needs it."""
         return self.vision.hooks()
 
+    def settle(self) -> None:
+        """Let go of what only the views before the language model share."""
+        for seen in self.vision.seen.values():
+            seen.spread.clear()
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """The language model's final norm, on the device of x: of a model over several GPUs it stands on the last one."""
+        normed: Tensor = families.language_model(self.model).norm(x)
+        return normed.to(x.device)
+
     def _projected(self, x: Tensor) -> Tensor:
         """The projector, which takes its own precision alone, for any."""
         inner: Any = self.model.model
@@ -101,7 +111,7 @@ class Observer:
         if "project" in self.needs:
             given["project"] = self._projected
         if "seed" in self.needs:
-            given["seed"] = self._seeds(group.row, len(x))
+            given["seed"] = self._seeds(group.row, group.nth, len(x))
         if self.shown is not None:
             given["shown"] = self._per_tile(group, self.shown.to(x.device))
         return Visual(tokens, **given)
@@ -126,9 +136,9 @@ class Observer:
         if {"image", "frame"} & needs:
             given |= {"image": unit.image[:, None], "frame": unit.frame[:, None]}
         if "norm" in needs:
-            given["norm"] = families.language_model(self.model).norm
+            given["norm"] = self._norm
         if "seed" in needs:
-            given["seed"] = self._seeds(unit.row, len(x))
+            given["seed"] = self._seeds(unit.row, unit.nth, len(x))
         return Visual(x[row, unit.at][:, None], **given)
 
     def _seen(self, group: families.Group) -> families.Encoded:
@@ -142,10 +152,10 @@ class Observer:
         if {"saliency", "encoder_keys"} & self.needs:
             received, keys = tower.attended(self.model, self.family, group.media, seen)
             if "saliency" in self.needs:
-                given["saliency"] = self._per_token(group, received[..., None])[..., 0]
+                given["saliency"] = self._per_token(group, "saliency", received[..., None])[..., 0]
             if "encoder_keys" in self.needs:
                 assert keys is not None, "offered by families of encoders with CLS alone"
-                given["encoder_keys"] = self._per_token(group, keys)
+                given["encoder_keys"] = self._per_token(group, "encoder_keys", keys)
         if "cls" in self.needs:
             given["cls"] = self._per_tile(group, tower.cls(self.model, seen)[:, None]).squeeze(2)
         if "resized" in self.needs:
@@ -163,7 +173,7 @@ class Observer:
         keys: Tensor | None = None
         if self._reads_encoded:
             keys = self.query.keys(self.model, self._selected(group))
-        keys = tokens if keys is None else self._per_token(group, keys)
+        keys = tokens if keys is None else self._per_token(group, "keys", keys)
         return {"keys": keys, "query": query[row], "query_mask": mask[row], "sign": self.query.sign}
 
     def _selected(self, group: families.Group) -> Tensor:
@@ -174,13 +184,18 @@ class Observer:
 
     def _encoded(self, group: families.Group) -> Tensor:
         """(I, G, N, E)."""
-        return self._per_token(group, self._selected(group))
+        return self._per_token(group, "encoded", self._selected(group))
 
-    def _per_token(self, group: families.Group, of_patches: Tensor) -> Tensor:
+    def _per_token(self, group: families.Group, name: str, of_patches: Tensor) -> Tensor:
         """(T, n, C) values of patches -> (I, G, N, C) of the group's tokens. Beams and repeated returns expand the rows after
-        the tower ran: their values repeat likewise."""
-        values = self.family.spread(self.model, group.media, self._seen(group), of_patches)
-        order = group.order
+        the tower ran: their values repeat likewise.
+
+        All pictures of a kind are spread at once, as the model packs them, and kept for the other groups under their name.
+        """
+        seen = self._seen(group)
+        if name not in seen.spread:
+            seen.spread[name] = self.family.spread(self.model, group.media, seen, of_patches)
+        values, order = seen.spread[name], group.order
         assert order is not None, "families that show the encoder's features say which token is which"
         if len(order) and (first := self._originals(group, len(values))) is not None:
             order = order + first[:, None, None]
@@ -207,12 +222,12 @@ class Observer:
         originals = per_row[::times]
         return features[(originals.cumsum(0) - originals)[group.row // times] + ordinal]
 
-    def _seeds(self, row: Tensor, batch: int) -> Tensor:
-        """One seed per image, on the CPU: the row's own, moved on for the second and later images of a row."""
-        rows = row.tolist()
+    def _seeds(self, row: Tensor, nth: Sequence[int] | None, batch: int) -> Tensor:
+        """One seed per image, on the CPU: the row's own, moved on for later images, and parts of them, of the row."""
         base = [self.seed] if isinstance(self.seed, int) else list(self.seed)
         times = _times(batch, len(base), "seeds")
-        return torch.tensor([base[r // times] + _IMAGE_SEED * rows[:i].count(r) for i, r in enumerate(rows)])
+        assert nth is not None, "counted where a method reads seeds"
+        return torch.tensor([base[r // times] + _IMAGE_SEED * i for r, i in zip(row.tolist(), nth, strict=True)])
 
 
 def _times(rows: int, given: int, what: str) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,12 +62,11 @@ def layer_mean(planned: dict[int, int], n_visual: int, n_layers: int) -> float:
 
 def before(method: Method, budget: str, group: Group, n_layers: int) -> int:
     """How many tokens of a tile another budget leaves before the language model; all where it cannot be planned."""
-    n = group.at.shape[2]
     try:
         method, count = asked(method, budget)
-        return min(n, method.entering(of_tile(count, group), n, n_layers))
+        return entering(method, count, group, n_layers)
     except UserError:
-        return n
+        return group.at.shape[2]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ class Unit:
     index: Tensor  # (I, n) which of the set's first tokens each is, -1 merged
     image: Tensor  # (I, n) which image of the sample, counted from 0
     frame: Tensor  # (I, n) which tile or frame, counted from 0 over the images of the set
+    nth: tuple[int, ...] | None = None  # per set, how many of all units come before it in its sample
 
     def kept(self, slot: Tensor, source: Tensor, merged: Tensor) -> Unit:
         """The tokens of these places (I, k), where they are to stand in `slot`; merged (I, k) marks those of no single place."""
         index, image, frame = (x.gather(1, source) for x in (self.index, self.image, self.frame))
-        return Unit(self.row, self.at.gather(1, slot), index.masked_fill(merged, -1), image, frame)
+        return replace(self, at=self.at.gather(1, slot), index=index.masked_fill(merged, -1), image=image, frame=frame)
 
     def moved(self, place: Tensor) -> Unit:
         """The same in a shortened sequence, where each old position has its new place (B, L)."""
@@ -96,6 +97,7 @@ class Unit:
         return cls(group.row, at, index, torch.zeros_like(at), index // group.at.shape[2])
 
 
+G = TypeVar("G", Group, Unit)
 Set: TypeAlias = tuple[int, int]  # a sample, and which image of the batch, or -1 for all images of the sample
 
 
@@ -105,7 +107,7 @@ class Plan:
 
     before: list[int] | None  # per tile before the language model, a number for each group of images
     inside: dict[int, list[int]]  # stage -> per set inside it, a number for each unit
-    sets: list[list[Set]] | None  # those of each unit; None where each entry of a group is a set
+    sets: list[list[Set]] | None  # those of each unit; None where nothing is planned inside
     layers: int
 
     def __bool__(self) -> bool:
@@ -113,22 +115,23 @@ class Plan:
 
     @classmethod
     def of(cls, method: Method, budget: str | None, groups: Sequence[Group], n_layers: int) -> Plan:
-        """For the images at hand. UserError where the budget cannot be reached."""
+        """For the images at hand. UserError where the budget cannot be reached.
+
+        Before the language model a budget is of each tile. Inside it a set is planned for as a whole: all visual tokens of a
+        sample, or all of an image, whatever its parts. So ten tiles are not ten roundings, and nothing depends on other images.
+        """
         sizes = [g.at.shape[2] for g in groups]
-        if method.union:
-            first = [min(n, method.entering(of_tile(budget, g), n, n_layers)) for g, n in zip(groups, sizes, strict=True)]
-            return cls._of_sets(method, budget, groups, first, n_layers)
-        planned = [plan(method, of_tile(budget, g), n, n_layers) for g, n in zip(groups, sizes, strict=True)]
-        first = [min(n, p.get(0, n)) for n, p in zip(sizes, planned, strict=True)]
-        if any(g.image is not None for g in groups) and any(set(p) - {0} for p in planned):
-            return cls._of_sets(method, budget, groups, first, n_layers)
-        scaled = [{stage: k * g.at.shape[1] for stage, k in p.items()} for g, p in zip(groups, planned, strict=True)]
-        now = [k * g.at.shape[1] for g, k in zip(groups, first, strict=True)]
-        return cls(first if first != sizes else None, _inside(now, scaled), None, n_layers)
+        within = method.union or method.at(0) is not method or bool(method.needs & INSIDE)
+        if not within:
+            planned = [plan(method, of_tile(budget, g), n, n_layers) for g, n in zip(groups, sizes, strict=True)]
+            within = any(set(p) - {0} for p in planned)
+        first = [entering(method, budget, g, n_layers) for g in groups]
+        before = first if first != sizes else None
+        return cls._of_sets(method, budget, groups, first, n_layers) if within else cls(before, {}, None, n_layers)
 
     @classmethod
     def _of_sets(cls, method: Method, budget: str | None, groups: Sequence[Group], first: list[int], n_layers: int) -> Plan:
-        """With a plan for all visual tokens of a sample at once, or of an image that has parts in several groups.
+        """With a plan for all visual tokens of a sample at once, or of an image.
 
         Its budget is the share of them or, where it is a number for each tile, the sum: one of fewer tokens gives others nothing.
         """
@@ -139,15 +142,28 @@ class Plan:
             for owner in owners:
                 a, b, c = sums.get(owner, (0, 0, 0))
                 sums[owner] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
+        then = method.at(1)
+        entered = method.union or then is not method  # a hybrid's second method is planned for what the first one leaves
         alike: dict[tuple[int, int, int | None], list[Set]] = {}
-        for owner, (total, entering, wanted) in sorted(sums.items()):
+        for owner, (total, enters, wanted) in sorted(sums.items()):
             asked = None if budget is None else cells.tokens(budget, total) if budget.endswith("pct") else wanted
-            alike.setdefault((entering, entering if method.union else total, asked), []).append(owner)
-        then = method.at(1) if method.union else method
+            alike.setdefault((enters, enters if entered else total, asked), []).append(owner)
         planned = [plan(then, asked, n, n_layers) for _, n, asked in alike]
         planned = [{stage: k for stage, k in p.items() if stage} for p in planned]
         before = first if first != [g.at.shape[2] for g in groups] else None
         return cls(before, _inside([n for n, _, _ in alike], planned), list(alike.values()), n_layers)
+
+
+def entering(method: Method, budget: str | None, group: Group, n_layers: int) -> int:
+    """How many tokens of a tile a method lets into the language model: all, where it works inside and cannot plan for one tile
+    alone. UserError where another cannot."""
+    n = group.at.shape[2]
+    try:
+        return min(n, method.entering(of_tile(budget, group), n, n_layers))
+    except UserError:
+        if method.at(0) is not method or not method.needs & INSIDE:
+            raise
+        return n
 
 
 def of_tile(budget: str | None, group: Group) -> int | None:
@@ -162,13 +178,30 @@ def touched(groups: Sequence[Group], rows: int) -> Tensor | int:
 
 
 def owners_of(groups: Sequence[Group], union: bool) -> list[list[Set]]:
-    """The set that each entry of each group belongs to: its sample or, where images have several parts, its image."""
-    owners = []
-    for group in groups:
-        rows = group.row.tolist()
-        images = [-1] * len(rows) if union or group.image is None else group.image.tolist()
-        owners.append(list(zip(rows, images, strict=True)))
-    return owners
+    """The set that each entry of each group belongs to: its sample or its image."""
+    images = [[-1] * len(g.row) for g in groups] if union else images_of(groups)
+    return [list(zip(g.row.tolist(), own, strict=True)) for g, own in zip(groups, images, strict=True)]
+
+
+def images_of(groups: Sequence[Group]) -> list[list[int]]:
+    """The image or video that each entry of each group is a part of; one of its own where a group does not say."""
+    given = [None if g.image is None else g.image.tolist() for g in groups]
+    free = itertools.count(1 + max((i for own in given if own for i in own), default=-1))
+    return [[next(free) for _ in g.row] if own is None else own for g, own in zip(groups, given, strict=True)]
+
+
+def numbered(groups: Sequence[G]) -> list[G]:
+    """The groups, or units, each told how many entries of all of them come before each of its own in a sample."""
+    places = sorted(
+        (row, at, u, i)
+        for u, group in enumerate(groups)
+        for i, (row, at) in enumerate(zip(group.row.tolist(), group.at.flatten(1).amin(1).tolist(), strict=True))
+    )
+    nth = [[0] * len(group.row) for group in groups]
+    for _, own in itertools.groupby(places, key=lambda place: place[0]):
+        for count, (_, _, u, i) in enumerate(own):
+            nth[u][i] = count
+    return [replace(group, nth=tuple(own)) for group, own in zip(groups, nth, strict=True)]
 
 
 def _inside(now: list[int], planned: Sequence[dict[int, int]]) -> dict[int, list[int]]:
@@ -184,8 +217,7 @@ def _inside(now: list[int], planned: Sequence[dict[int, int]]) -> dict[int, list
 def united(
     units: Sequence[Unit], sets: Iterable[Sequence[Set]], groups: Sequence[Group], union: bool, shape: torch.Size
 ) -> list[Unit]:
-    """Entries of groups as sets -> samples, or images of several parts, as sets: a unit for each list of those with equally many
-    tokens.
+    """Entries of groups as sets -> samples, or images, as sets: a unit for each list of those with equally many tokens.
 
     groups: what the units were at first, of whose tokens their `index` tells. shape: (B, L) of the current sequence.
     """
@@ -202,25 +234,26 @@ def united(
     for members in sets:
         row, which = torch.tensor(members, device=device).T
         at = (owned[row] == which[:, None]).nonzero()[:, 1].view(len(row), -1)
-        found.append(Unit(row, at, *(canvas[row].gather(1, at) for canvas in (index, image, frame))))
-    return found
+        of_set = [canvas[row].gather(1, at) for canvas in (index, image, frame)]
+        found.append(Unit(row, at, of_set[0], of_set[1], of_set[2]))
+    return numbered(found)
 
 
 def _offsets(units: Sequence[Unit], owners: Sequence[Sequence[Set]], groups: Sequence[Group]) -> list[list[list[int]]]:
     """For each entry of each unit: tokens, images and frames of its set that come before it. The parts of an image are one."""
-    parts = [None if g.image is None else g.image.tolist() for g in groups]
+    parts = images_of(groups)
     order = sorted(
         (own[i], at, u, i)
         for u, (unit, own) in enumerate(zip(units, owners, strict=True))
         for i, at in enumerate(unit.at[:, 0].tolist())
     )
     found = [[[0, 0, 0] for _ in unit.row] for unit in units]
-    owner, last, before = None, None, [0, 0, 0]
+    owner, last, before = None, -1, [0, 0, 0]
     for whose, _, u, i in order:
-        own = None if (ids := parts[u]) is None else ids[i]
+        own = parts[u][i]
         if whose != owner:
             before = [0, 0, 0]
-        elif own is None or own != last:
+        elif own != last:
             before = [before[0], before[1] + 1, before[2]]
         owner, last, found[u][i] = whose, own, before
         _, tiles, n = groups[u].at.shape

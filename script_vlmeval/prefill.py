@@ -44,9 +44,10 @@ class Prefill:
         chosen: Chosen | None,
         trace: Trace,
     ) -> None:
-        self.method, self.plan, self.groups = method, plan, groups
+        self.method, self.plan = method, plan
+        self.groups = plans.numbered(groups) if "seed" in method.needs else groups
         self.text, self.family, self.observer, self.chosen, self.trace = text, family, observer, chosen, trace
-        self.units = [Unit.of_images(g) for g in groups]
+        self.units = [Unit.of_images(g) for g in self.groups]
         self.after: list[Text] = []  # per unit inside: the prompt's text after it
         self.inside: Stage | None = None  # the sequence as shortened inside the language model
         self.layer_stage: dict[int, Stage] = {}
@@ -66,6 +67,7 @@ class Prefill:
         if self.plan.before is not None:
             x, self.base = self._reduce(0, x, self.base, self.plan.before, self._choose_before)
             self.trace.relevance = self.observer.relevance
+            self.observer.settle()
         self.begin = x.shape[1]
         self.removed = valid.sum(1) - self.base.valid.sum(1)
         self.padded = not bool(self.base.valid.all())
@@ -250,15 +252,16 @@ class Prefill:
             self.units, self.after = [], []
         self.masks = {}
         self.past, new = past, kwargs["inputs_embeds"].shape[1]
+        valid = self.base.valid.to(kwargs["inputs_embeds"].device)  # the prefill left it where the last layer is
         mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
         if mask is not None:
-            kwargs["attention_mask"] = torch.cat([self.base.valid.to(mask.dtype), mask[:, self.length :]], 1)
+            kwargs["attention_mask"] = torch.cat([valid.to(mask.dtype), mask[:, self.length :]], 1)
         elif self.padded:
-            tail = self.base.valid.new_ones(len(self.base.valid), past + new - self.begin)
-            kwargs["attention_mask"] = torch.cat([self.base.valid, tail], 1).long()
+            tail = valid.new_ones(len(valid), past + new - self.begin)
+            kwargs["attention_mask"] = torch.cat([valid, tail], 1).long()
         if self.family.positions == "renumber" and self.counted and positions is None:
             steps = torch.arange(past - self.begin, past - self.begin + new, device=self.removed.device)
-            kwargs["position_ids"] = self.base.valid.sum(1, keepdim=True) + steps
+            kwargs["position_ids"] = valid.sum(1, keepdim=True) + steps
         elif self.family.positions == "renumber":
             kwargs["position_ids"] = None if positions is None else positions - self.removed[:, None]
         elif positions is None:

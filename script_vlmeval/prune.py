@@ -9,6 +9,7 @@ and pre-hooks on its layers (later stages). Within the context every prefill is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -78,6 +79,7 @@ class pruning:
         self.pruned: Prefill | None = None  # the current prompt, where something is dropped from it
         self.ids: Tensor | None = None
         self.uncached: Tensor | None = None  # the ids of the last prompt that was read without a cache
+        self.warned = False  # of frames that are pictures of their own
         self.asked = 0  # its length, or that of the prompt that it continues
         self.logits = 0  # how many positions' logits the caller wants: generate() wants one, speculation all that it feeds
         self.observer.forget()
@@ -164,6 +166,7 @@ class pruning:
             if g.at.numel()
         ]
         (self.trace.again or self.trace).between = visual.sum(1) - plans.touched(groups, len(visual))
+        self._warn_of_frames(groups)
         plan = Plan.of(self.method, self.budget, groups, len(self.lm.layers))
         if not plan:
             return None
@@ -173,6 +176,23 @@ class pruning:
         return Prefill(
             self.method, plan, groups, question, self.family, self.observer, self.chosen, self.trace.again or self.trace
         )
+
+    def _warn_of_frames(self, groups: Sequence[families.Group]) -> None:
+        """Once per context, where a method compares frames and a prompt has several pictures, of one tile each."""
+        if self.warned or not self.method.at(0).frames:
+            return
+        found: dict[int, dict[int, int]] = {}  # sample -> picture -> frames
+        for group, images in zip(groups, plans.images_of(groups), strict=True):
+            for row, image in zip(group.row.tolist(), images, strict=True):
+                found.setdefault(row, {})[image] = group.at.shape[1]
+        if any(len(own) > 1 and set(own.values()) == {1} for own in found.values()):
+            self.warned = True
+            warnings.warn(
+                f"'{self.method.at(0).name}' compares the frames of a video, and a prompt here has several pictures of one frame "
+                "each, which it prunes one by one. So it does where a family is shown frames as images (LLaVA-1.5, LLaVA-NeXT, "
+                "InternVL): choose another method, or a family that reads videos.",
+                stacklevel=2,
+            )
 
     def _continues(self, cache: Any) -> bool:
         """Whether generate() without a cache feeds the last prompt again, one token longer."""

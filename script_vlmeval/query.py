@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from .errors import UserError
 _IDS = 77  # that CLIP reads at once
 _PIECES = _IDS - 2  # word pieces per chunk: two ids mark begin and end
 _LARGEST = 2  # the end id of older CLIP configurations, which is not the tokenizer's: pooling goes by the largest id instead
+_CLASS = "vision_model.embeddings.class_embedding"
 _PROJECTION = "visual_projection.weight"
 
 
@@ -181,15 +184,61 @@ def _text_tower(folder: Path) -> Any:
 
 
 def _read_tensor(folder: Path, name: str) -> Tensor:
-    """One tensor of a checkpoint (single or sharded; safetensors, else PyTorch's own format) without loading the rest."""
-    whole = next((w for w in ("model.safetensors", "pytorch_model.bin") if _shard(folder, w, name)), None)
-    file = whole and _shard(folder, whole, name)
-    if not file:
+    """One tensor of a checkpoint. UserError where it is not there."""
+    found, file = _find(folder, name)
+    if file is None:
         raise UserError(f"No CLIP weights in {folder}: expected model.safetensors or pytorch_model.bin with '{name}'.")
-    found = _from_safetensors(file, name) if file.suffix == ".safetensors" else _from_pickle(file, name)
     if found is None:
         raise UserError(f"{file} has no '{name}': it is not a full CLIP checkpoint, so there is no text space to compare in.")
     return found
+
+
+def _find(folder: Path, name: str) -> tuple[Tensor | None, Path | None]:
+    """(one tensor of a checkpoint, the file that has it or should), without loading the rest; single or sharded, safetensors,
+    else PyTorch's own format."""
+    whole = next((w for w in ("model.safetensors", "pytorch_model.bin") if _shard(folder, w, name)), None)
+    file = whole and _shard(folder, whole, name)
+    if not file:
+        return None, None
+    return (_from_safetensors(file, name) if file.suffix == ".safetensors" else _from_pickle(file, name)), file
+
+
+def check_tower(folder: Path, projection: Tensor, model: Any, name: str, *, frozen: bool) -> None:
+    """UserError where a CLIP checkpoint cannot be that of the model's vision tower, by its sizes; a warning where the tower of a
+    family that leaves it `frozen` has other weights. projection (C, E) is the checkpoint's."""
+    ours = model.config.vision_config
+    said = _described(folder)
+    told = {size: said[size] for size in ("patch_size", "image_size") if size in said} | {"hidden_size": projection.shape[1]}
+    if wrong := [key for key, size in told.items() if getattr(ours, key, size) != size]:
+        theirs, held = (", ".join(f"{key} {size(key)}" for key in wrong) for size in (told.get, partial(getattr, ours)))
+        raise UserError(
+            f"The CLIP checkpoint {folder} is not of the vision tower of {name}: it has {theirs}, the tower {held}. Put the CLIP "
+            "there that the tower is of, or set relevance=llm."
+        )
+    if frozen and (published := _find(folder, _CLASS)[0]) is not None and not _alike(published, model):
+        warnings.warn(
+            f"The CLIP checkpoint {folder} has the sizes of the vision tower of {name}, but other weights: relevance compares "
+            "with a text side that this tower was not trained with.",
+            stacklevel=3,
+        )
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says of its vision side; empty where it has the text side's configuration alone."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vision_config") or {})
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}/config.json cannot be read: {error}") from None
+
+
+def _alike(published: Tensor, model: Any) -> bool:
+    """Whether the tower's class embedding is the published one, as far as half precision tells."""
+    tower = model.model.vision_tower
+    own = getattr(tower, "vision_model", tower).embeddings.class_embedding.detach()
+    if own.is_meta or own.shape != published.shape:  # not at hand, or of another kind
+        return bool(own.is_meta)
+    step = 2 * max(torch.finfo(torch.float16).eps, torch.finfo(own.dtype).eps)
+    return torch.allclose(own.float().cpu(), published.float(), rtol=step, atol=1e-6)
 
 
 def _shard(folder: Path, whole: str, name: str) -> Path | None:

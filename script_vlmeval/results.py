@@ -7,19 +7,74 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__, scoring, tiny
+from . import __version__, convert, hub, loading, scoring, tiny
+from .backbones import Backbone
 from .cells import Cell
+from .convert.weights import towered
 from .plugin import Dataset, Score
 
 DECISIVE = ("script-vlmeval", "torch", "transformers", "ms-vlmeval")  # versions that can change an answer or a score
 _VERSIONS = (*DECISIVE, "numpy", "pillow")
 _NAMED = 20  # failed rows that are listed with their reasons
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint behind a cell's answers: as asked for, as found, and what it holds.
+
+    clip: the CLIP checkpoint, of a cell whose answers depend on one, and nothing of any other: it may come and go.
+    """
+
+    place: str  # a folder, or an id on the hub
+    commit: str | None  # of a snapshot in the hub's cache
+    family: str
+    relevance: str  # where it comes from: clip | clipcompat | llm | words | none
+    digest: str
+    clip: str | None = None
+    clip_commit: str | None = None
+    clip_digest: str | None = None
+
+    def said(self) -> dict[str, Any]:
+        """For the provenance."""
+        names = ("place", "commit", "family", "clip", "clip_commit")
+        return {name: getattr(self, name) for name in names}
+
+
+def origins(asked: Backbone, here: Backbone, relevances: Iterable[str]) -> dict[str, Origin]:
+    """By the source of relevance, what a model's cells are scored with. here: the record with what was fetched for it."""
+    folder, digest = Path(here.checkpoint), cache(loading.checkpoint_digest)
+    known = hub.locate(here.clip) if here.clip else None
+    tower = _tower(folder)
+    found = {}
+    for relevance in dict.fromkeys(relevances):
+        clip = known if relevance in ("clip", "clipcompat") else tower
+        origin = Origin(asked.checkpoint, hub.revision(folder), asked.family, relevance, digest(folder))
+        if clip:
+            names = (asked.clip, convert.tower_of(folder) if convert.is_original(folder) else None)
+            place = next((name for name in names if name and hub.locate(name) == clip), str(clip))
+            origin = replace(origin, clip=place, clip_commit=hub.revision(clip), clip_digest=digest(clip))
+        found[relevance] = origin
+    return found
+
+
+def _tower(folder: Path) -> Path | None:
+    """The CLIP from which an original LLaVA checkpoint takes its vision tower; None for any other checkpoint.
+
+    One that holds its tower's weights reads sizes and preprocessing alone there, and takes the published ones where there is no
+    CLIP: so it depends on one of the user's own, and not on whether the published one is here.
+    """
+    if not convert.is_original(folder):
+        return None
+    found = convert.tower_at(folder)
+    return None if found and hub.revision(found) and towered(folder) else found
 
 
 def result(
@@ -29,8 +84,10 @@ def result(
     score: Score,
     answers: Mapping[str, Mapping[str, Any]],
     device: str,
+    checkpoint: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of result.json. `answers`: index -> record of the store, predictions and errors."""
+    """The content of result.json. `answers`: index -> record of the store, predictions and errors; `checkpoint`: what an
+    `Origin` said."""
     config = cell.config
     good = [a for a in answers.values() if "prediction" in a]
     failed = {i: a["error"] for i, a in answers.items() if "prediction" not in a}
@@ -58,7 +115,7 @@ def result(
         "tokens": _tokens([a["tokens"] for a in good]),
         "seconds": seconds,
         "samples_per_second": len(good) / seconds if seconds else None,
-        "provenance": provenance(device),
+        "provenance": {"checkpoint": dict(checkpoint), **provenance(device)},
     }
 
 

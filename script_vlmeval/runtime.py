@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,23 +62,28 @@ class Runtime:
     @classmethod
     def load(
         cls,
-        name: str,
+        model: str | Backbone,
         *,
         device: str = "auto",
         dtype: str = "auto",
         attn: str = "sdpa",
         checkpoints: Models | Mapping[str, str] | None = None,
     ) -> Runtime:
-        """Load a backbone. dtype 'auto' is float32 on a CPU and bfloat16 on a GPU. UserError for what cannot be loaded.
+        """Load a backbone by its name, or by a record that was fetched. dtype 'auto' is float32 on a CPU and bfloat16 on a GPU.
+        UserError for what cannot be loaded.
 
-        A checkpoint that is not on this computer is fetched first. checkpoints: the run's models, or folders by name.
+        By its name, a checkpoint that is not on this computer is fetched first. checkpoints: the run's models, or folders by
+        name.
         """
         models = Models.of(checkpoints)
         where = choose_device(device)
-        record = loading.fetched(models.record(name), offline=models.offline, clip=False)
+        if isinstance(model, Backbone):
+            record = model
+        else:
+            record = loading.fetched(models.record(model), offline=models.offline, clip=False)
         kind = choose_dtype(dtype, where)
-        model, processor = loading.load(record, device=where, dtype=getattr(torch, kind), attn=attn)
-        return cls(record, model, processor, where, offline=models.offline)
+        loaded, processor = loading.load(record, device=where, dtype=getattr(torch, kind), attn=attn)
+        return cls(record, loaded, processor, where, offline=models.offline)
 
     def read(self, message: Message, style: str = "auto") -> Sample:
         """Decode one message, to be asked in a prompt style. Raises ValueError, naming the file, for a picture that cannot be
@@ -185,13 +190,16 @@ class Runtime:
 
     def _query(self, source: str) -> QueryOnce:
         """The question's side, loaded when a method first asks for it."""
-        source = "llm" if source == "auto" and self.record.clip is None else source
+        source = _resolved(self.record, source)
         if source not in self._queries:
             found = (
                 LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
                 if source in ("llm", "words")
                 else loading.load_query(
-                    loading.fetched(self.record, offline=self.offline, clip=True), self.place, compat=source == "clipcompat"
+                    loading.fetched(self.record, offline=self.offline, clip=True),
+                    self.place,
+                    compat=source == "clipcompat",
+                    model=self.model,
                 )
             )
             self._queries[source] = QueryOnce(found)
@@ -208,6 +216,16 @@ class Runtime:
             {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "between": s, "text": t, "layers": row}
             for v, s, t, row in zip(*(x.tolist() for x in (trace.visual, trace.between, trace.text)), layers, strict=True)
         ]
+
+
+def relevance_of(record: Backbone, method: Method) -> str:
+    """Where a method's relevance to the question comes from with this model: clip, clipcompat, llm, words, or none."""
+    return _resolved(record, method.source()) if {"keys", "query"} & method.needs else "none"
+
+
+def _resolved(record: Backbone, source: str) -> str:
+    """What `auto` means for this model: its own CLIP, or where it has none the language model."""
+    return source if source != "auto" else "llm" if record.clip is None else "clip"
 
 
 def method_of(config: Config, checkpoints: Models | Mapping[str, str] | None = None) -> Method:
@@ -230,10 +248,11 @@ def method_for(record: Backbone, config: Config) -> Method:
     method, budget = plans.asked(
         methods.get_method(config.method, **dict(config.params)), per_tile(record, config.budget) or None
     )
-    visual = record.visual // record.tiles
+    visual = loading.visual(record)
     count = plans.tokens(budget, visual)
     if (count or 0) > visual and not record.dynamic:
-        raise UserError(f"'{record.id}' has {record.counted()} visual tokens per image: use '{record.id}_full' for all.")
+        counted = replace(record, visual=visual * record.tiles).counted()
+        raise UserError(f"'{record.id}' has {counted} visual tokens per image: use '{record.id}_full' for all.")
     require(record.family, config.method, method.needs, offers(record.family, whole=record.protocol == "paper"))
     if "query" in method.needs and method.source() in ("auto", "clip", "clipcompat"):
         loading.check_query(record, config.method, method.source())

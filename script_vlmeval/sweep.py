@@ -1,15 +1,15 @@
 """Fill the missing cells of a study: encode once, prune many, lose nothing.
 
-Model by model, benchmark by benchmark: answers that are missing are asked for, all configurations on a batch before the next
-one is read, so pictures are decoded and encoded once. A cell whose answers are complete is scored, and its `result.json`
-closes it.
+All models are looked at before the first is loaded, so that what cannot work is said before anything runs. Then model by model,
+one in memory, benchmark by benchmark: answers that are missing are asked for, all configurations on a batch before the next one
+is read, so pictures are decoded and encoded once. A cell whose answers are complete is scored, and its `result.json` closes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import asking, loading, methods, results
+from . import asking, convert, loading, methods, results
 from .asking import Work, ask_all
 from .backbones import Backbone, Models
 from .benchmarks import Benchmark
@@ -27,7 +27,8 @@ from .errors import UserError
 from .methods import Method
 from .plugin import Dataset, host_label, open_dataset
 from .report import write_predictions
-from .runtime import Runtime, choose_device, choose_dtype, method_of
+from .results import Origin
+from .runtime import Runtime, choose_device, choose_dtype, method_of, relevance_of
 from .store import CellStore, disk
 
 _SHARED = (
@@ -71,27 +72,58 @@ class Outcome:
         return 1 if self.failed or self.rows else 0
 
 
-Table = tuple[Dataset, list[Work]]
+@dataclass(frozen=True)
+class Job:
+    """What one model has to do: the record with its checkpoint on this computer, and its cells, benchmark by benchmark."""
+
+    record: Backbone
+    tables: list[tuple[Dataset, list[Work]]]
+
+    @property
+    def missing(self) -> int:
+        """How many answers."""
+        return sum(len(work.missing) for _, works in self.tables for work in works)
 
 
 def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) -> Outcome:
     """Answer and score every configuration on every benchmark.
 
-    UserError, before any earlier result is touched, for what cannot work: unknown names, missing data, other settings in the
-    same folder, a model that does not load.
+    UserError, before the first model is loaded, for what cannot work: unknown names, missing data, a checkpoint that cannot be
+    had or is of another family, other settings in the same folder. So is a model that does not load, unless others have
+    answered before it: then its cells fail. A UserError leaves earlier results as they are.
     """
     made = {c: method_of(c, options.models) for c in configs}
+    records = {model: options.models.record(model) for model in dict.fromkeys(c.model for c in configs)}
     datasets = [(b, _opened(b, options)) for b in data]
+    jobs = [
+        _job(record, {c: m for c, m in made.items() if c.model == record.id}, datasets, options) for record in records.values()
+    ]
     outcome = Outcome()
-    for model in dict.fromkeys(c.model for c in configs):
-        mine = [c for c in configs if c.model == model]
-        record = options.models.record(model)
-        asks = any("query" in made[c].needs and made[c].source() in ("auto", "clip", "clipcompat") for c in mine)
-        record = loading.fetched(record, offline=options.models.offline, clip=asks)
-        weights = loading.checkpoint_digest(record)
-        tables = [(d, [_work(Cell(c, b.name), made[c], record, weights, d, options) for c in mine]) for b, d in datasets]
-        _fill(record, tables, options, outcome)
+    for job in jobs:
+        _fill(job, options, outcome)
     return outcome
+
+
+def _job(asked: Backbone, made: Mapping[Config, Method], datasets: Sequence[tuple[Benchmark, Dataset]], options: Options) -> Job:
+    """A model's cells to work on; its checkpoint is fetched and read as far as that needs no weights in memory."""
+    relevance = {c: relevance_of(asked, method) for c, method in made.items()}
+    clip = not {"clip", "clipcompat"}.isdisjoint(relevance.values())
+    here = loading.fetched(asked, offline=options.models.offline, clip=clip)
+    _check_family(here)
+    origins = results.origins(asked, here, relevance.values())
+    return Job(
+        here,
+        [(d, [_work(Cell(c, b.name), m, here, origins[relevance[c]], d, options) for c, m in made.items()]) for b, d in datasets],
+    )
+
+
+def _check_family(record: Backbone) -> None:
+    """UserError where the checkpoint's description is that of another model, or of none."""
+    folder = Path(record.checkpoint)
+    if (kind := convert.kind(folder)) != record.family:
+        sees = convert.is_original(folder) or "vision_config" in convert.described(folder)
+        blind = "" if sees else " which reads text alone:"
+        raise UserError(f"{folder} holds a '{kind}' model,{blind} '{record.id}' is a '{record.family}'.")
 
 
 def _opened(benchmark: Benchmark, options: Options) -> Dataset:
@@ -102,30 +134,35 @@ def _opened(benchmark: Benchmark, options: Options) -> Dataset:
     return dataset
 
 
-def _work(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> Work:
+def _work(cell: Cell, method: Method, record: Backbone, origin: Origin, dataset: Dataset, options: Options) -> Work:
     """A cell to work on; refused, with nothing written, where its folder holds results of other settings."""
-    settings = fingerprint(cell, method, record, weights, dataset, options)
+    settings = fingerprint(cell, method, record, origin, dataset, options)
     store = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings)
     if not options.fresh:
         store.check()
-    work = Work(cell, method, store)
+    work = Work(cell, method, store, origin.said())
     work.take_up(dataset, options.fresh)
     return work
 
 
-def fingerprint(cell: Cell, method: Method, record: Backbone, weights: str, dataset: Dataset, options: Options) -> dict[str, Any]:
+def fingerprint(
+    cell: Cell, method: Method, record: Backbone, origin: Origin, dataset: Dataset, options: Options
+) -> dict[str, Any]:
     """Everything that could change the score of a cell, as JSON scalars."""
     talk = record.asked(options.prompt_style)
     return {
         "config": str(cell.config),
         **{f"method {name}": value for name, value in method.parameters().items()},
         "code": _code(cell.config.method),
-        "checkpoint": weights,
+        "checkpoint": origin.digest,
+        **({"clip": origin.clip_digest} if origin.clip_digest else {}),
+        "relevance": origin.relevance,
         "prompt": talk.prompt,
         "placeholders": f"{talk.image}{talk.video}{talk.gap}",
         "square": talk.square,
-        "prompt style": asking.style_of(options.prompt_style, dataset),
-        "max_new_tokens": asking.longest(options.prompt_style, dataset) or record.max_new_tokens,
+        "message style": asking.style_of(options.prompt_style, dataset),
+        "conversation": "vlmevalkit" if talk is record.host_talk else "model",
+        "max_new_tokens": asking.longest(options.prompt_style, dataset, record),
         **({"protocol": record.protocol} if record.protocol else {}),
         **({"frames": record.frames} if record.dynamic or talk.video else {}),
         "benchmark": dataset.name,
@@ -152,30 +189,48 @@ def _code(method: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fill(record: Backbone, tables: Sequence[Table], options: Options, outcome: Outcome) -> None:
+def _fill(job: Job, options: Options, outcome: Outcome) -> None:
     """Answer and close one model's cells, benchmark by benchmark. The model loads before anything is written."""
-    total = 0 if options.mode == "eval" else sum(len(w.missing) for _, works in tables for w in works)
-    runtime: Runtime | None = None
-    if total:
-        runtime = Runtime.load(
-            record.id, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.models
-        )
-        for work in (w for _, works in tables for w in works if w.missing):
-            runtime.ready(work.method)
-    with tqdm(total=total, unit="answer", desc=record.id, disable=True if options.quiet or not total else None) as bar:
-        for dataset, works in tables:
+    total = 0 if options.mode == "eval" else job.missing
+    runtime = _loaded(job, options, keep=bool(outcome.done or outcome.failed)) if total else None
+    with tqdm(total=total, unit="answer", desc=job.record.id, disable=True if options.quiet or not total else None) as bar:
+        for dataset, works in job.tables:
             with ExitStack() as stack:
                 for work in works:
-                    if not work.finished or options.mode == "eval":
+                    if not work.reason and (not work.finished or options.mode == "eval"):
                         work.store.open(fresh=options.fresh)
                         stack.callback(work.store.close)
-                open_works = [w for w in works if w.missing]
+                open_works = [w for w in works if w.missing and not w.reason]
                 if runtime and open_works:
                     for work in open_works:
                         work.store.reopen()
                     ask_all(runtime, dataset, open_works, options.batch_size, options.seed, bar, options.prompt_style)
                 for work in works:
                     _close(work, dataset, options, outcome)
+
+
+def _loaded(job: Job, options: Options, keep: bool) -> Runtime | None:
+    """The model, and what its methods need besides it. UserError where that fails; keep: there are answers to tell of, so the
+    cells that cannot be answered are given up instead."""
+    works = [w for _, works in job.tables for w in works if w.missing]
+    try:
+        runtime = Runtime.load(
+            job.record, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.models
+        )
+    except UserError as error:
+        if not keep:
+            raise
+        for work in works:
+            work.reason = str(error)
+        return None
+    for work in works:
+        try:
+            runtime.ready(work.method)
+        except UserError as error:
+            if not keep:
+                raise
+            work.reason = str(error)
+    return runtime
 
 
 def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> None:
@@ -203,5 +258,5 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
             outcome.failed[work.cell] = str(error)
             return
         device = choose_device(options.device)
-        work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device))
+        work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device, work.origin))
     outcome.done.append(work.cell)

@@ -237,7 +237,8 @@ class Watch:
             pixels = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
             if pixels is None or self._now is not None:  # Qwen3-VL has its videos' features from its images' method
                 return run(*args, **kwargs)
-            self._now = self.seen[media] = Encoded(pixels.shape)
+            given = inspect.signature(run).bind_partial(*args, **kwargs).arguments
+            self._now = self.seen[media] = Encoded(pixels.shape, grids=given.get(f"{media}_grid_thw"))
             try:
                 return run(*args, **kwargs)
             finally:
@@ -268,6 +269,6 @@ class Watch:
     def _on_tower(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._now is not None:
             self._now.pixels, self._now.tower = args[0] if args else kwargs["pixel_values"], output
-            self._now.grids = kwargs.get("grid_thw")
+            self._now.grids = kwargs.get("grid_thw", self._now.grids)
             if self.selected and self.family.looks == "pictures":
                 self._now.selected = _hidden(_entered(output, "merger"))[None]

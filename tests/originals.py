@@ -132,6 +132,20 @@ def clip(folder: Path, ending: str = "safetensors") -> Path:
     return folder
 
 
+def fitting(folder: Path) -> Path:
+    """The CLIP that the tower of a checkpoint in the Hugging Face layout is of, in its folder `clip`."""
+    place = clip(folder / "clip")
+    config, vision = (json.loads((at / "config.json").read_text(encoding="utf-8")) for at in (place, folder))
+    _json(place / "config.json", config | {"vision_config": vision["vision_config"]})
+    weights = {n: w for n, w in load_file(place / "model.safetensors").items() if not n.startswith("vision_model.")}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        _, found, own = name.partition("vision_tower.")
+        if found:
+            weights["vision_model." + own.removeprefix("vision_model.")] = weight
+    save_file(weights, place / "model.safetensors", {"format": "pt"})
+    return place
+
+
 def _original(model: Any) -> dict[str, Tensor]:
     """The weights under the names of LLaVA's own classes, in half precision, without the new words."""
     names = {"model.language_model.": "model.", "model.multi_modal_projector.linear_1.": "model.mm_projector.0."}

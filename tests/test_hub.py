@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import originals
 import pytest
+import torch
 from hub_server import HubServer
 from huggingface_hub import constants, file_download, utils
 
-from script_vlmeval import hub
+from script_vlmeval import hub, loading
+from script_vlmeval.backbones import Models
 from script_vlmeval.errors import UserError
 
 ID = "some-org/small.Model_1"
+LLAVA = "some-org/llava-v1.5"
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
 INDEX = json.dumps({"weight_map": {f"layer{i}": name for i, name in enumerate(SHARDS)}}).encode()
 
@@ -343,6 +348,69 @@ def test_refusals(kind: str, refusal: tuple[int, str], message: str, server: Hub
     assert hub.locate(ID) is None
 
 
+def test_an_adapter_is_not_fetched(server: HubServer):
+    server.repos[ID] |= {"adapter_config.json": b"{}", "adapter_model.safetensors": safetensors(9)}
+    assert "merge it into its base model first" in refused()
+    assert not server.fetched()
+    adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+    assert hub.wanted([*adapter, "model.safetensors.index.json", "config.json", "odd.safetensors"]) == [
+        "model.safetensors.index.json",
+        "config.json",
+        "odd.safetensors",
+    ]
+
+
+# Original checkpoints, whose tower is a repository of its own
+
+
+@pytest.fixture
+def published(server: HubServer, tmp_path: Path) -> HubServer:
+    """An original LLaVA-1.5 and its CLIP."""
+    for name, make in ((LLAVA, originals.llava15), (originals.CLIP, originals.clip)):
+        made = make(tmp_path / "made" / name.partition("/")[2])
+        server.repos[name] = {file.name: file.read_bytes() for file in made.iterdir()}
+    return server
+
+
+def own(offline: bool = False) -> Models:
+    return Models({"x": LLAVA}, {"x": "llava"}, offline=offline)
+
+
+def test_the_tower_of_an_original_checkpoint_is_fetched_too(published: HubServer, cache: Path):
+    said: list[str] = []
+    record = loading.fetched(own().record("x"), offline=False, clip=False, say=said.append)
+    assert [line.split()[1] for line in said] == [LLAVA, originals.CLIP]
+    assert record.clip == str(hub.locate(originals.CLIP))
+    published.requests.clear()
+    again = loading.fetched(own().record("x"), offline=True, clip=True, say=never)
+    assert again == record == loading.fetched(record, offline=True, clip=True, say=never)
+    model, _ = loading.load(record, device="cpu", dtype=torch.float32, attn="sdpa")
+    assert model.config.vision_config.hidden_size == originals.VISION["hidden_size"]
+    assert not published.requests
+
+
+def test_a_tower_that_cannot_be_fetched(published: HubServer):
+    clip = published.repos.pop(originals.CLIP)
+    with pytest.raises(UserError, match=f"needs its vision tower {originals.CLIP} too, which `hf download {originals.CLIP}`"):
+        loading.fetched(own().record("x"), offline=False, clip=False, say=lambda line: None)
+    assert hub.locate(LLAVA)
+    published.repos[originals.CLIP] = clip
+    published.requests.clear()
+    for check in (loading.check_checkpoint, partial(loading.fetched, clip=False)):
+        with pytest.raises(UserError, match=rf"no weights of its vision tower.*`hf download {originals.CLIP}`"):
+            check(own().record("x"), offline=True)
+    assert not published.requests
+
+
+def test_relevance_of_a_checkpoint_on_the_hub_is_by_the_published_clip(published: HubServer, cache: Path):
+    published.repos[ID] = CHECKPOINT
+    record = Models({"x": ID}, {"x": "llava"}).record("x")
+    assert loading.fetched(record, offline=False, clip=False, say=lambda line: None).clip == originals.CLIP
+    assert hub.locate(originals.CLIP) is None
+    found = loading.fetched(record, offline=False, clip=True, say=lambda line: None)
+    assert found.clip == str(hub.locate(originals.CLIP))
+
+
 def test_an_unknown_name(server: HubServer):
     assert "Check the spelling" in refused("some-org/nothing")
 
@@ -351,6 +419,8 @@ def test_no_connection(server: HubServer, monkeypatch: pytest.MonkeyPatch):
     point_to("http://127.0.0.1:9", monkeypatch)  # nobody listens to the port for discarding
     message = refused()
     assert "http://127.0.0.1:9 cannot be reached" in message
+    assert f"{ID} is neither a folder here nor in the cache" in message
+    assert "Check the spelling" in message
     assert "--checkpoint NAME=DIR" in message
 
 

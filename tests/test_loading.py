@@ -26,6 +26,7 @@ from script_vlmeval.backbones import BACKBONES, Models
 from script_vlmeval.cells import Config
 from script_vlmeval.cli import main
 from script_vlmeval.errors import UserError
+from script_vlmeval.methods import get_method
 from script_vlmeval.offers import offers, served
 from script_vlmeval.runtime import Runtime, method_of
 
@@ -292,8 +293,39 @@ def test_a_budget_of_five_tiles(budget: str, near: str, at: Callable[[str], Path
 
 def test_more_than_all_tokens(at: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said = refused(tmp_path, capsys, *own(at("llava_next"), "llava_next", "x_divprune_2885"))
-    assert "2880 (5 tiles) visual tokens" in said
+    assert "has 80 (5 tiles) visual tokens" in said  # the checkpoint's, not the published model's
     assert "'x_full'" in said
+
+
+def _records(folder: Path, family: str, protocol: Any = None) -> backbones.Backbone:
+    return Models({"x": str(folder)}, {"x": family}, protocol).record("x")
+
+
+def test_tokens_come_from_the_checkpoint(at: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for family in ("llava", "llava_next", "video_llava"):
+        record = _records(at(family), family)
+        assert loading.visual(record) == 16  # of each tile
+        assert loading.visual(replace(record, checkpoint="nobody/nothing")) == record.visual // record.tiles > 200
+    for family in ("qwen2_vl", "llava_onevision"):
+        record = _records(at(family), family)
+        assert loading.visual(record) == record.visual
+    assert loading.visual(_records(at("llava_next"), "llava_next", "hf")) == 576
+    assert loading.visual(_records(originals.llava16(tmp_path / "own"), "llava_next")) == 576  # no CLIP says otherwise
+    originals.clip(tmp_path / "clipped/clip")
+    assert loading.visual(_records(originals.llava15(tmp_path / "clipped"), "llava")) == originals.N
+    assert loading.visual(BACKBONES["tiny"]) == BACKBONES["tiny"].visual
+    said = refused(tmp_path, capsys, *own(at("llava"), "llava", "x_cdpruner_64"))
+    assert "'x' has 16 visual tokens" in said
+    assert method_of(Config.parse("x_fastv_9"), Models({"x": str(at("llava"))}, {"x": "llava"})).name == "fastv"
+    with pytest.raises(UserError, match="smallest budget"):  # two layers of 32 see all 576
+        method_of(Config.parse("llava_fastv_9"))
+
+
+def test_sizes_that_nobody_said(llava: Path):
+    vision = json.loads((llava / "config.json").read_text())["vision_config"]
+    edit(llava / "config.json", vision_config={**vision, "image_size": "wide"})
+    with pytest.raises(UserError, match="how large the pictures and patches"):
+        loading.visual(_records(llava, "llava"))
 
 
 @pytest.mark.parametrize("relevance", ["clip", "clipcompat"])
@@ -314,6 +346,195 @@ def test_layers_come_from_the_checkpoint(at: Callable[[str], Path], tmp_path: Pa
     said = refused(tmp_path, capsys, *own(at("qwen2_vl"), "qwen2_vl", "x_fastv_64"))  # of the largest picture
     assert "smallest budget" in said
     assert "no layer schedule" in refused(tmp_path, capsys, *own(at("qwen2_vl"), "qwen2_vl", "x_divprune_r50k2"))
+
+
+# -- how it generates ----------------------------------------------------------------------------------------------------------
+LEAKS = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "temperature": 0.1, "top_k": 1, "do_sample": True, "num_beams": 3}
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "original"])
+def test_greedy_is_greedy(kind: str, at: Callable[[str], Path], tmp_path: Path):
+    """A published Qwen2.5-VL asks for a penalty on words that were said."""
+    folder, family = tmp_path / "given", "llava_next" if kind == "original" else kind
+    if kind == "original":
+        originals.clip(originals.llava16(folder) / "clip")
+    else:
+        shutil.copytree(at(kind), folder)
+
+    def loaded() -> Any:
+        return Runtime.load("x", device="cpu", checkpoints=Models({"x": str(folder)}, {"x": family}))
+
+    def said(runtime: Any) -> list[int]:
+        given = runtime.prepare([[{"type": "text", "value": "what is it"}]]).inputs
+        return runtime.model.generate(**given, do_sample=False, max_new_tokens=4)[0, given["input_ids"].shape[1] :].tolist()
+
+    plain = loaded()
+    ids = {name: getattr(plain.model.generation_config, name) for name in ("eos_token_id", "pad_token_id", "suppress_tokens")}
+    assert ids["eos_token_id"] is not None
+    assert (kind == "original") == bool(ids["suppress_tokens"])
+    answer = said(plain)
+    edit(folder / "generation_config.json", **LEAKS, bad_words_ids=[answer[:1]])
+    leaky = loaded()
+    config = leaky.model.generation_config
+    assert {name: getattr(config, name) for name in ids} == ids
+    assert (config.repetition_penalty or 1.0, config.num_beams or 1, config.use_cache is not False) == (1.0, 1, True)
+    assert said(leaky) == answer
+    config.bad_words_ids = [answer[:1]]  # the answer could have been another
+    assert said(leaky) != answer
+
+
+# -- in whose words ------------------------------------------------------------------------------------------------------------
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}[INST] {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% endif %}"
+    "{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %} [/INST]"
+    "{% endfor %}"
+)
+PLAIN = "{% for m in messages %}{{ '<|' + m['role'] + '|>{' + m['content'] + '}' }}{% endfor %}{{ '<|assistant|>' }}"
+
+
+def templated(folder: Path, template: str, name: str = "chat_template.jinja") -> Path:
+    for file in folder.glob("*.json"):
+        if "chat_template" in (said := json.loads(file.read_text())):
+            del said["chat_template"]
+            file.write_text(json.dumps(said))
+    for file in folder.glob("chat_template*"):
+        file.unlink()
+    if name.endswith(".jinja"):
+        (folder / name).write_text(template)
+    elif template:
+        file = folder / name
+        edit(file, chat_template=template) if file.is_file() else file.write_text(json.dumps({"chat_template": template}))
+    return folder
+
+
+def asked(name: str, folder: Path) -> Any:
+    given = Models({name: str(folder)}, {} if name in BACKBONES else {name: "llava"})
+    return loading.fetched(given.record(name), offline=True, clip=False)
+
+
+@pytest.mark.parametrize("where", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_a_name_of_one_s_own_asks_as_its_template_does(where: str, llava: Path):
+    record = asked("x", templated(llava, MISTRAL, where))
+    assert record.talk.prompt == record.asked("vlmevalkit").prompt == "[INST] {message} [/INST]"
+    assert (record.talk.image, record.talk.square) == (BACKBONES["llava"].talk.image, True)
+    assert asked("x", llava) == record
+    again = loading.fetched(record, offline=True, clip=False)
+    assert again == record
+    runtime = Runtime.load("x", device="cpu", checkpoints=Models({"x": str(llava)}, {"x": "llava"}))
+    sample = runtime.read([{"type": "text", "value": "Who?"}])
+    assert sample.prompt == "[INST] Who? [/INST]"
+    assert runtime.prepare([sample]).inputs["input_ids"][0].tolist().count(1) == 1  # one begin, though the template has it too
+
+
+def test_a_template_of_plain_text_with_braces(llava: Path):
+    record = asked("x", templated(llava, PLAIN))
+    assert record.talk.prompt.format(message="M") == "<|user|>{M}<|assistant|>"
+
+
+def test_a_model_of_the_table_is_asked_as_published(llava: Path):
+    with pytest.warns(UserWarning, match=r"asks in '\[INST\]' by its chat template, and is asked as '.*USER:', as 'llava'"):
+        record = asked("llava", templated(llava, MISTRAL))
+    assert record.talk == BACKBONES["llava"].talk
+
+
+@pytest.mark.parametrize("template", ["", "{{ raise_exception('no') }}", "{% for", "{{ 'a' }}", "published", None])
+def test_templates_that_change_nothing(template: str | None, llava: Path, recwarn: pytest.WarningsRecorder):
+    """None there, none that can be followed, or the same words without LLaVA's system sentence."""
+    if template != "published":
+        templated(llava, template or "", "chat_template.jinja" if template else "chat_template.json")
+    for name in ("x", "llava"):
+        assert asked(name, llava).talk == BACKBONES["llava"].talk
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("family", layouts.FAMILIES)
+def test_published_templates_are_the_words_of_the_table(family: str, at: Callable[[str], Path], recwarn: pytest.WarningsRecorder):
+    like = next(r for r in BACKBONES.values() if r.family == family and r.id != "tiny")
+    given = Models({like.id: str(at(family)), "x": str(at(family))}, {"x": family})
+    for name in (like.id, "x"):
+        assert loading.fetched(given.record(name), offline=True, clip=False).talk == like.talk
+    assert not recwarn.list
+
+
+# -- adapters ------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["x_full", "x_divprune_5"])
+def test_an_adapter_is_no_model(name: str, llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (llava / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "some-org/base"}))
+    said = refused(tmp_path, capsys, *own(llava, "llava", name))
+    assert "holds an adapter (LoRA): merge it into its base model first" in said
+    with pytest.raises(UserError, match="merge it"):
+        loading.load(_records(llava, "llava"), device="cpu", dtype=torch.float32, attn="sdpa")
+
+
+# -- a tower that is elsewhere -------------------------------------------------------------------------------------------------
+def test_a_folder_without_a_tower_is_refused_before_it_is_loaded(
+    no_hub: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = originals.llava15(tmp_path / "own")
+    for more in ([], ["--offline"]):
+        said = refused(tmp_path, capsys, *own(folder, "llava", "x_full", *more))
+        assert f"no weights of its vision tower: put the CLIP checkpoint {originals.CLIP} into {folder}/clip" in said
+        assert f"`hf download {originals.CLIP}`" in said
+    with pytest.raises(UserError, match="no weights of its vision tower"):
+        method_of(Config.parse("x_full"), Models({"x": str(folder)}, {"x": "llava"}))
+    edit(folder / "config.json", mm_vision_tower="/data/own-tower")
+    said = refused(tmp_path, capsys, *own(folder, "llava", "x_full"))
+    assert f"put the CLIP checkpoint /data/own-tower into {folder}/clip." in said
+
+
+def test_a_tower_in_the_cache_will_do(no_hub: None, tmp_path: Path):
+    folder = originals.llava15(tmp_path / "own")
+    snapshot = tmp_path / f"cache/models--{originals.CLIP.replace('/', '--')}/snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    originals.clip(snapshot)
+    runtime = Runtime.load("x", device="cpu", checkpoints=Models({"x": str(folder)}, {"x": "llava"}, offline=True))
+    assert runtime.record.clip == str(snapshot)
+    method = method_of(Config.parse("x_cdpruner_5"), Models({"x": str(folder)}, {"x": "llava"}, offline=True))
+    runtime.ready(method)
+
+
+# -- whose CLIP ----------------------------------------------------------------------------------------------------------------
+def ready(folder: Path, family: str = "llava") -> None:
+    runtime = Runtime.load("x", device="cpu", checkpoints=Models({"x": str(folder)}, {"x": family}))
+    runtime.ready(get_method("cdpruner"))
+
+
+@pytest.mark.parametrize("wrong", ["patch_size", "image_size", "hidden_size"])
+def test_a_clip_of_another_tower(wrong: str, llava: Path):
+    clip = originals.fitting(llava)
+    said = json.loads((clip / "config.json").read_text())
+    if wrong == "hidden_size":
+        _weights(clip, lambda w: w.update({"visual_projection.weight": torch.zeros(24, 40)}))
+    else:
+        edit(clip / "config.json", vision_config={**said["vision_config"], wrong: 28})
+    with pytest.raises(UserError, match=rf"{clip} is not of the vision tower of 'x' \({llava}\): it has {wrong} \d+, the tower"):
+        ready(llava)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_a_tower_with_other_weights(family: str, at: Callable[[str], Path], tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    """LLaVA-1.5's was frozen, LLaVA-NeXT's was not."""
+    folder = Path(shutil.copytree(at(family), tmp_path / family))
+    clip = originals.fitting(folder)
+    ready(folder, family)
+    assert not recwarn.list
+    _weights(clip, lambda w: w.update({n: 2 * x for n, x in w.items() if n.endswith("class_embedding")}))
+    ready(folder, family)
+    assert ["but other weights" in str(warning.message) for warning in recwarn.list] == [True] * (family == "llava")
+
+
+def test_relevance_of_a_checkpoint_of_one_s_own(llava: Path, no_hub: None):
+    """On the hub: by the published CLIP, as for the table. In a folder: by what is here, else the language model's."""
+    published = BACKBONES["llava"].clip
+    assert Models({"x": "some-org/model"}, {"x": "llava"}).record("x").clip == published
+    assert Models({"llava": "some-org/model"}).record("llava").clip == published
+    assert _records(llava, "llava").clip is None
+    with pytest.warns(
+        UserWarning, match=rf"put the CLIP checkpoint {published} into {llava}/clip, or into .* `hf download {published}`"
+    ):
+        method_of(Config.parse("x_cdpruner_5"), Models({"x": str(llava)}, {"x": "llava"}))
+    originals.fitting(llava)
+    assert _records(llava, "llava").clip == str(llava / "clip")
 
 
 # -- devices -------------------------------------------------------------------------------------------------------------------
@@ -465,8 +686,17 @@ def test_a_pickle_is_not_executed(form: str, llava: Path, mark: Path):
         torch.save({"lm_head.weight": torch.zeros(2), "x": Bomb(mark)}, file)
     else:
         file.write_bytes(pickle.dumps({"x": Bomb(mark)}))
-    with pytest.raises(UserError, match="Cannot load 'x'"):
+    with pytest.raises(UserError, match=r"Cannot load 'x': a file of weights in .* is unsafe") as caught:
         Runtime.load("x", device="cpu", checkpoints=Models({"x": str(llava)}, {"x": "llava"}))
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantised_checkpoint_names_what_it_needs(llava: Path):
+    edit(llava / "config.json", quantization_config={"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True})
+    with pytest.raises(UserError, match="Cannot load 'x' from") as caught:
+        Runtime.load("x", device="cpu", checkpoints=Models({"x": str(llava)}, {"x": "llava"}))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_bin_of_weights_alone_loads(llava: Path, mark: Path):
@@ -530,7 +760,7 @@ def test_what_is_no_lack_of_memory():
 
 # -- the digest ----------------------------------------------------------------------------------------------------------------
 def digest(folder: Path) -> str:
-    return loading.checkpoint_digest(Models({"x": str(folder)}, {"x": "llava"}).record("x"))
+    return loading.checkpoint_digest(folder)
 
 
 def _nudge(folder: Path) -> None:
@@ -548,22 +778,33 @@ def _nudge(folder: Path) -> None:
         _nudge,
         lambda f: edit(f / "config.json", vision_feature_layer=-1),
         lambda f: edit(f / "tokenizer_config.json", padding_side="right"),
-        lambda f: edit(f / "clip/config.json", note=1),
-        lambda f: _nudge(f / "clip"),
-        lambda f: (f / "clip/merges.txt").write_text("#version: 0.2\na b\n"),
-        lambda f: shutil.rmtree(f / "clip"),
         lambda f: edit(f / "generation_config.json", suppress_tokens=[5]),
     ],
-    ids=["weight", "config", "tokenizer", "clip's config", "clip's weight", "clip's merges", "no clip", "generation"],
+    ids=["weight", "config", "tokenizer", "generation"],
 )
 def test_the_digest_sees_what_changes_answers(change: Callable[[Path], Any], llava: Path):
-    originals.clip(llava / "clip")
     before = digest(llava)
     (llava / "README.md").write_text("another text")
     (llava / "config.json").touch()
     assert digest(llava) == before
     change(llava)
     assert digest(llava) != before
+
+
+def test_a_clip_inside_has_a_digest_of_its_own(llava: Path):
+    before = digest(llava)
+    clip = originals.clip(llava / "clip")
+    assert digest(llava) == before
+    found = {digest(clip)}
+    for change in (
+        lambda: edit(clip / "config.json", note=1),
+        lambda: _nudge(clip),
+        lambda: (clip / "merges.txt").write_text("#version: 0.2\na b\n"),
+    ):
+        change()
+        found.add(digest(clip))
+    assert len(found) == 4
+    assert digest(llava) == before
 
 
 def test_the_digest_does_not_depend_on_the_place(llava: Path, tmp_path: Path):

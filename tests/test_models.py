@@ -40,7 +40,7 @@ Part = dict[str, str]
 @pytest.fixture(scope="module", autouse=True)
 def short() -> Iterator[None]:
     """A random model never ends an answer by itself, and benchmarks allow many tokens."""
-    few = tuple(replace(record, max_new_tokens=4, frames=4) for record in BACKBONES.values())
+    few = tuple(replace(record, max_new_tokens=4, host_max_new_tokens=4, frames=4) for record in BACKBONES.values())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "_RECORDS", few)
         for record in few:
@@ -162,7 +162,7 @@ def test_a_family_is_swept(family: str, protocol: str, at: Callable[[str], Path]
         assert (shapes / name / "ShapesVQA" / f"{name}_ShapesVQA.xlsx").is_file()
         said = fingerprint(shapes, name)
         assert said.get("protocol", "") == protocol
-        assert said["prompt style"] == "vlmevalkit"
+        assert (said["message style"], said["conversation"]) == ("vlmevalkit", "model")
         assert (
             said["prompt"]
             == BACKBONES[next(r.id for r in BACKBONES.values() if r.family == family and r.id != "tiny")].talk.prompt
@@ -230,7 +230,7 @@ def clipped(at: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory)
     def folder(family: str) -> Path:
         copy = tmp_path_factory.mktemp("clipped") / family
         shutil.copytree(at(family), copy)
-        originals.clip(copy / "clip")
+        originals.fitting(copy)
         return copy
 
     return folder
@@ -250,10 +250,11 @@ def test_relevance_is_clip_s_where_it_is_there(
     assert f"{at(family)}/clip" in lines[0]
     said = [answers(shapes / w, "x_script_25pct")[0]["tokens"]["relevance"] for w in ("with", "without")]
     assert said == ["clip", "llm"]
-    assert (
-        fingerprint(shapes / "with", "x_script_25pct")["checkpoint"]
-        != (fingerprint(shapes / "without", "x_script_25pct")["checkpoint"])
-    )
+    there, gone = (fingerprint(shapes / w, "x_script_25pct") for w in ("with", "without"))
+    assert there["checkpoint"] == gone["checkpoint"]
+    assert "clip" in there
+    assert "clip" not in gone
+    assert (there["relevance"], gone["relevance"]) == ("clip", "llm")
 
 
 @hosted
@@ -389,14 +390,14 @@ def test_published_benchmarks_are_asked_in_llava_s_words(
     assert seen[0].prompt == SYSTEM.format(who="user") + f"USER: <image>\n{expected} ASSISTANT:"
     assert seen[0].question == expected.partition("\n")[0]
     auto = json.loads((tmp_path / f"auto/llava_divprune_5/{name}/cell.json").read_text())
-    assert auto["prompt style"] == "llava"
+    assert (auto["message style"], auto["conversation"]) == ("llava", "model")
     seen.clear()
     host_run(tmp_path / "host", at("llava"), name, "--prompt-style", "vlmevalkit")
     assert seen[0].prompt.startswith(SYSTEM.format(who="human") + "USER: ")
     assert (prompts.SHORT in seen[0].prompt) == (name == "GQA")  # there the host asks so too
     assert ("Please answer yes or no." in seen[0].prompt) == (name == "MME")
     theirs = json.loads((tmp_path / f"host/llava_divprune_5/{name}/cell.json").read_text())
-    assert theirs["prompt style"] == "vlmevalkit"
+    assert (theirs["message style"], theirs["conversation"]) == ("vlmevalkit", "vlmevalkit")
 
 
 @hosted

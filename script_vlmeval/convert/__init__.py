@@ -12,20 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .layout import CLIP, features, needed, read
+from .chat import beginning as beginning
+from .chat import other_prompt as other_prompt
+from .layout import CLIP, features, needed, read, remedies
 from .layout import clip_of as clip_of
 from .layout import family_of as family_of
 from .layout import is_original as is_original
-from .layout import layers as layers
+from .layout import tower_at as tower_at
+from .layout import tower_of as tower_of
 from .processor import processor_of
+from .sizes import TOWER as TOWER
+from .sizes import described as described
+from .sizes import kind as kind
+from .sizes import layers as layers
+from .sizes import visual as visual
+from .weights import UNSAFE as UNSAFE
 from .weights import state_of, towered
 
 if TYPE_CHECKING:
     import torch
 
-# What the published files of CLIP's tower say, for a checkpoint that has its weights and not its sizes.
-TOWER: dict[str, Any] = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
-TOWER |= dict(patch_size=14, image_size=336, hidden_act="quick_gelu", projection_dim=768)
 _SIZES = "hidden_size intermediate_size num_hidden_layers num_attention_heads rms_norm_eps".split()
 _MORE = (
     "num_key_value_heads hidden_act max_position_embeddings rope_theta rope_scaling initializer_range attention_bias "
@@ -71,8 +77,8 @@ def load(folder: Path, clip: Path | None, *, dtype: torch.dtype, attn: str, devi
 def _complete(folder: Path, info: dict[str, Any]) -> None:
     """UserError where weights would stay random, or were given and not used."""
     said = {"missing_keys": "lacks", "unexpected_keys": "has unknown", "mismatched_keys": "has by another shape"}
-    for kind, verb in said.items():
-        names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
+    for what, verb in said.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in info[what])
         if names:
             raise UserError(f"The checkpoint {folder} {verb} {len(names)} weights, such as {names[0]}.")
 
@@ -92,14 +98,21 @@ def _vision(folder: Path, clip: Path | None, inside: bool) -> Any:
         if kind not in ("clip", "clip_vision_model"):
             raise UserError(f"{clip} holds a '{kind}' model: LLaVA's vision tower is a CLIP, such as {CLIP}.")
         return CLIPVisionConfig.from_pretrained(clip)
-    tower = str(needed(folder, "mm_vision_tower"))
-    if not inside or Path(tower).name != Path(CLIP).name:
-        lacking = "sizes" if inside else "weights"
-        name = tower if inside else CLIP
-        raise UserError(
-            f"{folder} holds no {lacking} of its vision tower: put the CLIP checkpoint {name} into {folder / 'clip'}."
-        )
+    if lacking := _lacking(folder, inside):
+        raise UserError(lacking)
     return CLIPVisionConfig(**TOWER)
+
+
+def _lacking(folder: Path, inside: bool) -> str:
+    """What the folder has not of its vision tower, and where to put it; empty where it has all that is needed."""
+    if inside and tower_of(folder) == CLIP:
+        return ""
+    return f"{folder} holds no {'sizes' if inside else 'weights'} of its vision tower: {remedies(folder)}"
+
+
+def lacking(folder: Path) -> str:
+    """The same of the folder by itself and the hub's cache: empty where a CLIP checkpoint is found. Reads names alone."""
+    return "" if family_of(folder) and tower_at(folder) else _lacking(folder, towered(folder))
 
 
 def _config(folder: Path, family: str, vision: Any, vocabulary: int) -> Any:

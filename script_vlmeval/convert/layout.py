@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import hub
 from ..errors import UserError
 
 CLIP = "openai/clip-vit-large-patch14-336"  # the vision tower of both releases
@@ -60,11 +61,6 @@ def _stranger(config: dict[str, Any], folder: Path) -> str | None:
     return next((reason for reason, found in reasons.items() if found), None)
 
 
-def layers(folder: Path) -> int:
-    """Layers of the language model."""
-    return int(needed(folder, "num_hidden_layers"))
-
-
 def clip_of(folder: Path, clip: str | None) -> Path | None:
     """Where the CLIP checkpoint is: `clip` if given, else a local mm_vision_tower, else FOLDER/clip, else nowhere.
 
@@ -76,6 +72,25 @@ def clip_of(folder: Path, clip: str | None) -> Path | None:
         return Path(clip)
     places = [folder / str(tower) for tower in [read(folder / "config.json").get("mm_vision_tower")] if tower]
     return next((place for place in (*places, folder / "clip") if (place / "config.json").is_file()), None)
+
+
+def tower_of(folder: Path) -> str | None:
+    """The id of the published CLIP that the tower is; None where config.json names a folder of somebody's own."""
+    tower = str(needed(folder, "mm_vision_tower"))
+    return tower if hub.is_id(tower) else CLIP if Path(tower).name == Path(CLIP).name else None
+
+
+def tower_at(folder: Path) -> Path | None:
+    """The CLIP checkpoint of the tower: the folder's own, else that in the hub's cache. No network."""
+    name = tower_of(folder)
+    return clip_of(folder, None) or (hub.locate(name) if name else None)
+
+
+def remedies(folder: Path) -> str:
+    """How to give a folder the CLIP checkpoint of its tower."""
+    name = tower_of(folder)
+    cached = f", or into the hub's cache with `hf download {name}`" if name else ""
+    return f"put the CLIP checkpoint {name or needed(folder, 'mm_vision_tower')} into {folder / 'clip'}{cached}."
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -27,12 +27,16 @@ _NAMES = {
     "model.": "language_model.model.",
 }
 _PER_WORD = ("model.embed_tokens.weight", "lm_head.weight")
+UNSAFE = f"is unsafe: reading it would run code that it holds. Give safetensors; or else {HOPE}"
 _DERIVED = ("rotary_emb.inv_freq", "position_ids")  # in files of older versions; computed nowadays
 
 
 def towered(folder: Path) -> bool:
     """Whether the vision tower is among the weights. Reads names alone; UserError for a checkpoint that cannot be read."""
-    return any(name.startswith(_TOWER) for path in _files(folder) for name in _open(path)[0])
+    files = _files(folder)
+    index = folder / f"{'model.safetensors' if files[0].suffix == '.safetensors' else 'pytorch_model.bin'}.index.json"
+    names = read(index)["weight_map"] if index.is_file() else [name for path in files for name in _open(path)[0]]
+    return any(name.startswith(_TOWER) for name in names)
 
 
 def state_of(folder: Path, clip: Path | None, vocabulary: int, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -93,7 +97,7 @@ def _open(path: Path) -> tuple[list[str], Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         return list(found), found.__getitem__
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is unsafe: reading it would run code that it holds. Give safetensors; or else {HOPE}") from error
+        raise UserError(f"{path} {UNSAFE}") from error
     except (OSError, EOFError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read ({reason}): a download that broke off, or a pointer of Git LFS?") from error

@@ -34,7 +34,8 @@ class Group:
     starts: Tensor | None = None  # (B,) how many of those the rows before hold
     total: int = 0  # how many of those there are
     tiles: int = 1  # how many tiles of a budget each tile stands for: the merged map of an image's crops stands for all of them
-    image: Tensor | None = None  # (I,) which image of the batch it is, where images have parts in several groups
+    image: Tensor | None = None  # (I,) which image or video of the batch it is a part of; None: each is one of its own
+    nth: tuple[int, ...] | None = None  # per image, how many entries of all groups come before it in its sample
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Encoded:
     pieces: list[int] = field(default_factory=list)  # tiles of each image, where the model packs them
     pack: Callable[[Sequence[Tensor], Tensor | None], list[Tensor]] | None = None  # tiles of each image, newline -> as packed
     newline: bool = False  # whether it packs with newline tokens
+    spread: dict[str, Tensor] = field(default_factory=dict)  # by name (V, C): values of patches that were spread over tokens
 
 
 # CLS's; that of all patches, where there is no CLS; the same where the patches of all pictures lie in one row (Qwen)

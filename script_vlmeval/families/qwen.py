@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -19,30 +19,35 @@ def split_qwen(model: nn.Module, ids: Tensor, positions: Tensor | None, seen: Ma
     """A run of placeholders is an image of one tile, or a video of one per temporal patch. Heights and widths are read off the
     positions, which every version hands to the language model; the processor's grids do not get that far.
 
-    Qwen3-VL puts each frame of a video, behind its time as text, into a run of its own: frames of one size that follow each other
-    without an image between them are one video.
+    Qwen3-VL puts each frame of a video, behind its time as text, into a run of its own. How many make a video is in the grids
+    that the vision side was given; where those are not known, frames of one size that follow each other without an image between
+    them are one video.
     """
     row, column = visual_mask(model, ids).nonzero(as_tuple=True)
     kinds = {media: media_mask(model, ids, media)[row, column] for media in _KINDS}
     order = torch.where(kinds["video"], kinds["video"].cumsum(0), kinds["image"].cumsum(0)) - 1  # among those of its kind
-    found: dict[tuple[int, int, int, bool], tuple[list[int], list[Tensor]]] = {}
-    joins: bool = model.config.model_type == "qwen3_vl"  # type: ignore[union-attr]
-    for (sample, height, width, video), pieces in _joined(_runs(model, ids, positions, row, column), joins):
+    found: dict[tuple[int, int, int, bool], list[tuple[int, int, Tensor]]] = {}
+    for image, ((sample, height, width, video), pieces) in enumerate(
+        _videos(model, _runs(model, ids, positions, row, column), seen)
+    ):
         which = torch.cat([torch.arange(start, start + n, device=ids.device) for start, n in pieces])
-        rows, places = found.setdefault((len(which), height, width, video), ([], []))
-        rows.append(sample)
-        places.append(which.view(-1, height * width))
+        found.setdefault((len(which), height, width, video), []).append((sample, image, which.view(-1, height * width)))
     groups: list[Group] = []
-    for (_, height, width, video), (rows, places) in found.items():
+    for (_, height, width, video), entries in found.items():
         media: Media = "video" if video else "image"
+        samples, images, places = zip(*entries, strict=True)
         which, kind = torch.stack(places), kinds[media]
+        whose, image_ids = (torch.tensor(x, device=ids.device) for x in (samples, images))
         starts = starts_of(row[kind], len(ids))
-        whose = torch.tensor(rows, device=ids.device)
-        groups.append(Group(whose, column[which], (height, width), media, order[which], starts, int(kind.sum())))
+        place, where = column[which], order[which]
+        groups.append(Group(whose, place, (height, width), media, where, starts, int(kind.sum()), image=image_ids))
     return groups
 
 
-_Run: TypeAlias = tuple[tuple[int, int, int, bool], tuple[int, int]]  # (sample, rows, columns, is video), (start, length)
+_What: TypeAlias = tuple[int, int, int, bool]  # sample, rows, columns, is video
+_Piece: TypeAlias = tuple[int, int]  # start, length
+_Run: TypeAlias = tuple[_What, _Piece]
+_Joined: TypeAlias = tuple[_What, list[_Piece]]
 
 
 def _runs(model: nn.Module, ids: Tensor, positions: Tensor | None, row: Tensor, column: Tensor) -> list[_Run]:
@@ -69,10 +74,33 @@ def _runs(model: nn.Module, ids: Tensor, positions: Tensor | None, row: Tensor, 
     return runs
 
 
-def _joined(runs: Iterable[_Run], joins: bool) -> Iterator[tuple[tuple[int, int, int, bool], list[tuple[int, int]]]]:
-    """Each run alone or, where frames are runs, successive ones of a video together."""
-    for (_, what), together in groupby(enumerate(runs), key=lambda run: (-1 if joins and run[1][0][3] else run[0], run[1][0])):
+def _videos(model: nn.Module, runs: Sequence[_Run], seen: Mapping[Media, Encoded]) -> Iterator[_Joined]:
+    """Each run alone or, where frames are runs, those of a video together."""
+    whose: list[int] = list(range(len(runs)))
+    if model.config.model_type == "qwen3_vl":  # type: ignore[union-attr]
+        moving = [i for i, ((*_, video), _) in enumerate(runs) if video]
+        grids = seen["video"].grids if "video" in seen else None
+        found = None if grids is None else _frames([runs[i][0][0] for i in moving], grids[:, 0].tolist())
+        for nth, i in enumerate(moving):
+            whose[i] = -1 if found is None else -1 - found[nth]
+    for (_, what), together in groupby(zip(whose, runs, strict=True), key=lambda run: (run[0], run[1][0])):
         yield what, [piece for _, (_, piece) in together]
+
+
+def _frames(rows: Sequence[int], counts: Sequence[int]) -> list[int] | None:
+    """Which video each frame is of. rows: the sample of each, in order; counts: frames of each video, once for all the rows that
+    generate() makes of a prompt. None where they do not fit."""
+    total = sum(counts)
+    if not total or len(rows) % total:
+        return None
+    times, found = len(rows) // total, list[int]()
+    own = [len(list(frames)) for _, frames in groupby(rows)]
+    left = [i for i, n in enumerate(counts) for _ in range(n)]
+    for n in own[::times]:
+        for again in range(times):
+            found += [which * times + again for which in left[:n]]
+        left = left[n:]
+    return found if len(found) == len(rows) else None
 
 
 def _extent(places: Tensor, run: Tensor, runs: int) -> Tensor:

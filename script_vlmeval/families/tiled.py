@@ -36,11 +36,16 @@ def split_llava(model: nn.Module, ids: Tensor, positions: Tensor | None, seen: M
     if len(row) % n or bool((torch.bincount(row, minlength=len(ids)) % n).any()):
         raise truncated(len(row), f"{n} per sample")
     order = torch.arange(len(row), device=ids.device).view(-1, 1, n)
-    return [Group(row[order[:, 0, 0]], column[order], (side, side), order=order, starts=starts_of(row, len(ids)), total=len(row))]
+    image, starts = torch.arange(len(order), device=ids.device), starts_of(row, len(ids))
+    return [Group(row[order[:, 0, 0]], column[order], (side, side), order=order, starts=starts, total=len(row), image=image)]
 
 
 def split_internvl(model: nn.Module, ids: Tensor, positions: Tensor | None, seen: Mapping[Media, Encoded]) -> list[Group]:
-    """A run of placeholders is an image: tiles of equal size, its thumbnail last. Frames of a video are images of one tile."""
+    """A run of placeholders is an image: tiles of equal size, its thumbnail last.
+
+    Frames of a video are images of one tile, each on its own: the ids do not tell "Frame1: <image>" from a user's "Picture 1:
+    <image>". Methods that compare frames have none to compare here, which `pruning` warns of.
+    """
     config: Any = model.config
     n = int(config.image_seq_length)
     side = round(n**0.5)
@@ -68,7 +73,7 @@ def split_tiled(model: nn.Module, ids: Tensor, positions: Tensor | None, seen: M
         if media not in seen:
             raise UserError("The vision encoder did not run inside the pruning context, so where its tokens went is not known.")
         pictures = _videos(model, seen[media]) if media == "video" else _images(model, seen[media])
-        groups += _grouped(ids, media, row, column, pictures)
+        groups += _grouped(ids, media, row, column, pictures, sum(len(g.row) for g in groups))
     return groups
 
 
@@ -98,7 +103,7 @@ def _with_newlines(newline: Tensor, n: int, side: int, tiles: int) -> Picture:
     """An image of which each token is known to be a newline or not."""
     parts = [Part(torch.arange(n)[None], (side, side))]
     ends = newline.nonzero()[:, 0]
-    if tiles > 1:
+    if tiles > 1 and len(ends):  # of a very thin picture, no row is left when its padding is cut off
         rows, columns = len(ends), int(ends[0]) - n
         within = torch.arange(rows)[:, None] * (columns + 1) + torch.arange(columns)
         parts.append(Part(n + within.flatten()[None], (rows, columns), tiles - 1))
@@ -122,14 +127,15 @@ def _videos(model: nn.Module, encoded: Encoded) -> list[Picture]:
     return [(frames * stride + last, [Part(at, (side, side))])] * int(videos)
 
 
-def _grouped(ids: Tensor, media: Media, row: Tensor, column: Tensor, pictures: Sequence[Picture]) -> Iterator[Group]:
+def _grouped(
+    ids: Tensor, media: Media, row: Tensor, column: Tensor, pictures: Sequence[Picture], image: int = 0
+) -> Iterator[Group]:
     """Parts of equal shape together. row, column: where the visual tokens of this kind stand; pictures: in the batch's order,
-    once for all the rows that generate() makes of a prompt for beams or several answers."""
+    once for all the rows that generate() makes of a prompt for beams or several answers; image: the number of the first."""
     starts = starts_of(row, len(ids))
     counts = torch.bincount(row, minlength=len(ids)).tolist()
-    several = any(len(parts) > 1 for _, parts in pictures)
     shapes: dict[tuple[Any, ...], list[tuple[int, int, Tensor]]] = {}
-    start = image = 0
+    start = 0
     for r, those in enumerate(_of_rows(counts, pictures)):
         for length, parts in those:
             for part in parts:
@@ -138,7 +144,7 @@ def _grouped(ids: Tensor, media: Media, row: Tensor, column: Tensor, pictures: S
     for (_, grid, tiles), found in shapes.items():
         rows, images, at = zip(*found, strict=True)
         order = torch.stack(at).to(ids.device)
-        which = torch.tensor(images, device=ids.device) if several else None
+        which = torch.tensor(images, device=ids.device)
         yield Group(torch.tensor(rows, device=ids.device), column[order], grid, media, order, starts, len(row), tiles, which)
 
 

@@ -23,7 +23,7 @@ class _Around(Method, register=False):
     inner: Method
 
     def __post_init__(self) -> None:
-        for name in ("name", "needs", "joint", "changes", "union"):  # those of the method inside
+        for name in ("name", "needs", "joint", "frames", "changes", "union"):  # those of the method inside
             object.__setattr__(self, name, getattr(self.inner, name))
 
     def parameters(self) -> dict[str, Any]:

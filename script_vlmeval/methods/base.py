@@ -94,6 +94,7 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()  # optional Visual fields that it reads; checked before weights load
     joint: ClassVar[bool] = False  # chooses among all tiles of an image: it sees G = 1 and k times the number of tiles
     changes: ClassVar[bool] = False  # tokens that stand for a position may have other features than the original there
+    frames: ClassVar[bool] = False  # compares the frames of a video, so that pictures of one tile give it nothing to compare
     gated: ClassVar[bool] = False  # multiplies Visual.gate into its weights, so centring can be put around it
     union: ClassVar[bool] = False  # a stage inside the language model sees all images of a sample as one, B = samples
 

@@ -27,6 +27,7 @@ class EVS(Method):
     """
 
     joint = True
+    frames = True
 
     def score(self, visual: Visual) -> Tensor:
         b, g, n = visual.shape

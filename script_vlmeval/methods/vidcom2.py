@@ -30,6 +30,7 @@ class VidCom2(Method):
     """
 
     joint = True
+    frames = True
 
     def select(self, visual: Visual, k: int) -> Tensor:
         b, g, n = visual.shape

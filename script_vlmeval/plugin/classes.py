@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from vlmeval.smp import LMUDataRoot
 from vlmeval.vlm.base import BaseModel
 
 from .. import prompts
+from ..benchmarks import read_tsv
 from ..cells import Config, Scalar
+from ..errors import UserError
 from .host import MARKER
 from .scores import score_exact, score_pairs
 
@@ -66,10 +69,9 @@ class PrunedVLM(BaseModel):  # type: ignore[misc]
 
     def build_prompt(self, line: Any, dataset: str) -> list[dict[str, str]]:
         """The message for a row of such a benchmark, as our own runner sends it."""
-        row = {str(name): "" if value is None or value != value else str(value) for name, value in dict(line).items()}
         images = self.dump_image(line, dataset)
         pictures = [{"type": "image", "value": str(path)} for path in ([images] if isinstance(images, str) else images)]
-        return prompts.restyled(dataset, pictures, row, "llava")
+        return prompts.restyled(dataset, pictures, _cells(line, dataset), "llava")
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: Any = None) -> str:
         """The answer to one message. `dataset` is a name, or for video the dataset itself; it says how long answers may be."""
@@ -83,9 +85,25 @@ class PrunedVLM(BaseModel):  # type: ignore[misc]
             return MARKER
 
 
+def _cells(line: Any, dataset: str) -> dict[str, str]:
+    """A row's cells as they stand in the table's file, which is how our own runner reads them: the host's reading turns "None"
+    into an empty cell and 2 into 2.0. Its own cells where the file does not have the row."""
+    cells = {str(name): "" if value is None or value != value else str(value) for name, value in dict(line).items()}
+    table = Path(LMUDataRoot()) / f"{dataset}.tsv"
+    return _table(table, table.stat().st_mtime_ns).get(cells.get("index", "").lstrip("0"), cells) if table.is_file() else cells
+
+
+@lru_cache(maxsize=1)
+def _table(path: Path, changed: int) -> dict[str, dict[str, str]]:
+    """The rows of a table without their pictures, by index without leading zeros; none of a table that cannot be read."""
+    try:
+        return {row["index"].lstrip("0"): row for row in read_tsv(path, ("index",), skip=("image",))}
+    except UserError:
+        return {}
+
+
 def embedded_table(name: str, folder: Path) -> Path:
     """The TSV of an embedded benchmark in a data folder; made there when it, or its pictures, are not."""
-    from ..benchmarks import read_tsv
     from ..tiny import write_benchmark
 
     path = folder / f"{name}.tsv"

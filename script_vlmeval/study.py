@@ -1,0 +1,132 @@
+"""What to run: from flags and a study file to configurations, benchmarks, models and options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .cells import Config, Scalar, parse_params, read_study
+from .errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from .backbones import Models
+
+DEFAULTS: dict[str, Any] = {
+    "work-dir": "results",
+    "mode": "all",
+    "limit": None,
+    "batch-size": 32,
+    "seed": 0,
+    "device": "auto",
+    "dtype": "auto",
+    "attn": "sdpa",
+    "prompt-style": "auto",
+    "protocol": None,
+}
+
+
+CHOICES = {
+    "mode": ["all", "infer", "eval"],
+    "dtype": ["auto", "float32", "bfloat16", "float16"],
+    "attn": ["sdpa", "eager", "flash_attention_2"],
+    "prompt-style": ["auto", "llava", "vlmevalkit"],
+    "protocol": ["paper", "hf"],
+}
+
+
+def read(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, Any]]:
+    """Configurations, benchmark names and options, from flags and the study file."""
+    settings, configs, data = dict(DEFAULTS), [], []
+    if args.config:
+        study = read_study(args.config, DEFAULTS)
+        configs, data = list(study.configs), list(study.data)
+        settings |= study.options
+    settings |= {k: v for k in DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
+    if args.model:
+        configs = [Config.parse(name) for name in dict.fromkeys(args.model)]
+    configs = _with_params(configs, parse_params(args.param))
+    data = list(dict.fromkeys(args.data)) or data
+    if not configs:
+        raise UserError("No model: name configurations with --model (tiny_script_16), or a study with --config.")
+    if not data:
+        raise UserError("No benchmark: name them with --data (ShapesVQA), or in the study. `--list data` shows the names.")
+    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0)):
+        settings[key] = _integer(key, settings[key], least)
+    for key, known in CHOICES.items():
+        if settings[key] not in (*known, DEFAULTS[key]):
+            raise unknown(f"value for --{key}:", str(settings[key]), known)
+    settings["device"] = str(settings["device"])
+    return configs, data, settings
+
+
+def _integer(key: str, value: Any, least: int) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise UserError(f"--{key} {value!r} is not a whole number.") from None
+    if number < least:
+        raise UserError(f"--{key} {number}: it must be at least {least}.")
+    return number
+
+
+def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Config]:
+    """Each configuration with those of the parameters that its method has. UserError for one that no method here has."""
+    from .methods import info
+
+    if not params:
+        return configs
+    known = {c.method: {p for p, _ in m.params} for c in configs if (m := info(c.method))}
+    everything = set().union(*(known.get(c.method, set()) for c in configs))
+    for name in params:
+        if name not in everything:
+            raise unknown("parameter", name, everything, "(of the methods named)")
+    return [_given(c, {k: v for k, v in params.items() if k in known.get(c.method, ())}) for c in configs]
+
+
+def _given(config: Config, params: dict[str, Scalar]) -> Config:
+    """The configuration with these parameters over its own."""
+    return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
+
+
+def check_names(configs: Sequence[Config], models: Models) -> None:
+    """UserError, with "did you mean", for a model or method that does not exist."""
+    from .methods import catalogue
+
+    for config in configs:
+        models.record(config.model)
+        for part in config.method.split("+"):
+            if part not in catalogue():
+                raise unknown("method", part, catalogue(), f"(in '{config}'; see --list methods)")
+
+
+def models_of(args: argparse.Namespace, configs: Sequence[Config], protocol: Any) -> Models:
+    """The models of the table, with what the flags say of checkpoints and of names of the user's own. UserError for a model or
+    method that does not exist, and for flags that name nothing that is run."""
+    from .backbones import BACKBONES, Models
+
+    checkpoints: dict[str, str] = {}
+    for pair in args.checkpoint:
+        name, sign, place = pair.partition("=")
+        if not sign or not place or not re.fullmatch("[a-z0-9]+", name):
+            raise UserError(f"--checkpoint '{pair}' must be NAME=DIR or NAME=HUB_ID, NAME of lower case letters and digits.")
+        if checkpoints.setdefault(name, place) != place:
+            raise UserError(f"--checkpoint names two places for '{name}': {checkpoints[name]} and {place}. Give one.")
+    own = [name for name in checkpoints if name not in BACKBONES]
+    if own and not args.family:
+        raise unknown("model", own[0], BACKBONES, "Of a checkpoint under a name of your own, say of which --family it is.")
+    if len(args.family) not in (len(own), min(len(own), 1)):
+        names = ", ".join(own) or "none is"
+        raise UserError(f"--family: one for all names that are not in the table, or one for each, in their order ({names}).")
+    families = args.family * len(own) if len(args.family) == 1 else args.family
+    models = Models(checkpoints, dict(zip(own, families, strict=True)), protocol, args.offline)
+    check_names(configs, models)
+    used = dict.fromkeys(c.model for c in configs)
+    if idle := [name for name in checkpoints if name not in used]:
+        raise UserError(f"--checkpoint {idle[0]}=...: no configuration of '{idle[0]}' is run, only of {', '.join(used)}.")
+    if protocol and not any(models.record(name).protocol for name in used):
+        raise UserError(f"--protocol {protocol} is for LLaVA-NeXT (llavanext): {', '.join(used)} have one protocol.")
+    return models
