@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
     p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
     p.add_argument("--checkpoint", **many, metavar="NAME=DIR", help=_CHECKPOINT)
-    p.add_argument("--family", **many, metavar="FAMILY", help="of checkpoints under names of your own")
+    p.add_argument("--family", **many, metavar="FAMILY", help="of checkpoints under names of your own that are to be fetched")
     p.add_argument("--protocol", choices=choices["protocol"], help="LLaVA-NeXT: 5 whole tiles (paper), or as transformers does")
     p.add_argument("--prompt-style", choices=choices["prompt-style"], help="auto: as the published numbers of a benchmark were")
     p.add_argument("--offline", action="store_true", help="never download a checkpoint")

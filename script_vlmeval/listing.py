@@ -37,7 +37,7 @@ def _models() -> list[tuple[str, ...]]:
         )
         for b in BACKBONES.values()
     ]
-    note = ("NAME", "", "", "", "any other", "--checkpoint NAME=DIR_OR_HUB_ID --family FAMILY", "those of the family")
+    note = ("NAME", "", "", "", "any other", "--checkpoint NAME=DIR_OR_HUB_ID [--family FAMILY]", "those of the family")
     return [head, *rows, note]
 
 

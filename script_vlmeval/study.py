@@ -116,13 +116,7 @@ def models_of(args: argparse.Namespace, configs: Sequence[Config], protocol: Any
         if checkpoints.setdefault(name, place) != place:
             raise UserError(f"--checkpoint names two places for '{name}': {checkpoints[name]} and {place}. Give one.")
     own = [name for name in checkpoints if name not in BACKBONES]
-    if own and not args.family:
-        raise unknown("model", own[0], BACKBONES, "Of a checkpoint under a name of your own, say of which --family it is.")
-    if len(args.family) not in (len(own), min(len(own), 1)):
-        names = ", ".join(own) or "none is"
-        raise UserError(f"--family: one for all names that are not in the table, or one for each, in their order ({names}).")
-    families = args.family * len(own) if len(args.family) == 1 else args.family
-    models = Models(checkpoints, dict(zip(own, families, strict=True)), protocol, args.offline)
+    models = Models(checkpoints, _families({name: checkpoints[name] for name in own}, args.family), protocol, args.offline)
     check_names(configs, models)
     used = dict.fromkeys(c.model for c in configs)
     if idle := [name for name in checkpoints if name not in used]:
@@ -130,3 +124,30 @@ def models_of(args: argparse.Namespace, configs: Sequence[Config], protocol: Any
     if protocol and not any(models.record(name).protocol for name in used):
         raise UserError(f"--protocol {protocol} is for LLaVA-NeXT (llavanext): {', '.join(used)} have one protocol.")
     return models
+
+
+def _families(places: dict[str, str], named: Sequence[str]) -> dict[str, str]:
+    """The family of each name of the user's own: one for all, one for each in their order or, of none, what the checkpoints on
+    this computer say themselves."""
+    if not named:
+        return {name: _said(name, place) for name, place in places.items()}
+    if len(named) not in (len(places), min(len(places), 1)):
+        names = ", ".join(places) or "none is"
+        raise UserError(f"--family: one for all names that are not in the table, or one for each, in their order ({names}).")
+    return dict(zip(places, list(named) * (len(places) if len(named) == 1 else 1), strict=True))
+
+
+def _said(name: str, place: str) -> str:
+    """The family that a checkpoint says it is of. UserError where it is not here, or is of none that is known."""
+    from . import convert, hub
+    from .backbones import BACKBONES
+    from .offers import OFFERS
+
+    if (folder := hub.locate(place)) is None:
+        if hub.is_id(place):
+            raise unknown("model", name, BACKBONES, f"Of a checkpoint that is not here yet ({place}), say its --family.")
+        hub.fetch(place, offline=True)  # says what is wrong with the folder
+        raise UserError(f"{place} is no checkpoint.")
+    if (kind := convert.kind(folder)) not in OFFERS:
+        raise UserError(f"{folder} holds a '{kind}' model, of no known family: {', '.join(OFFERS)}.")
+    return kind

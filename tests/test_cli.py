@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--model", "tiny_full", "--data", "ShapesVQA", "--checkpoint", "tiny=a", "--checkpoint", "tiny=b"], "two places"),
         (["--model", "tiny_full", "--data", "ShapesVQA", "--checkpoint", "llava=a"], "no configuration of 'llava' is run"),
         (["--model", "tiny_full", "--data", "ShapesVQA", "--protocol", "hf"], "is for LLaVA-NeXT"),
-        (["--model", "own_full", "--data", "ShapesVQA", "--checkpoint", "own=a"], "--family"),
+        (["--model", "own_full", "--data", "ShapesVQA", "--checkpoint", "own=org/name"], "--family"),
         (["--model", "tiny_script_16", "--data", "ShapesVQA", "--fresh", "--reuse"], "one of them"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--no-such-flag"], "See --help"),

@@ -21,10 +21,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from script_vlmeval import backbones, hub, loading
+from script_vlmeval import backbones, hub, loading, study
 from script_vlmeval.backbones import BACKBONES, Models
 from script_vlmeval.cells import Config
-from script_vlmeval.cli import main
+from script_vlmeval.cli import main, parser
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import get_method
 from script_vlmeval.offers import offers, served
@@ -229,8 +229,9 @@ def test_another_family_than_named(held: str, named: str, at: Callable[[str], Pa
         (["--checkpoint", "x={}", "--family", "lava", "--model", "x_full"], "Unknown model family 'lava'. Did you mean 'llava'"),
         (["--checkpoint", "llava={}", "--family", "llava", "--model", "llava_full"], "none is"),
         (["--family", "llava", "--model", "llava_full"], "none is"),
-        (["--checkpoint", "llavaa={}", "--model", "llavaa_full"], "Did you mean 'llava'"),
-        (["--checkpoint", "llavaa={}", "--model", "llavaa_full"], "--family"),
+        (["--checkpoint", "llavaa=org/name", "--model", "llavaa_full"], "Did you mean 'llava'"),
+        (["--checkpoint", "llavaa=org/name", "--model", "llavaa_full"], "say its --family"),
+        (["--checkpoint", "llavaa=./nowhere", "--model", "llavaa_full"], "nowhere"),
         (["--checkpoint", "x={}", "y={}", "--family", "llava", "llava", "llava", "--model", "x_full"], "(x, y)"),
         (["--checkpoint", "x={}", "--family", "llava", "--model", "y_full"], "Unknown model 'y'"),
         (["--checkpoint", "x", "--family", "llava", "--model", "x_full"], "NAME=DIR"),
@@ -871,3 +872,18 @@ def test_every_record_can_be_served():
         assert set(served(offers(record.family))) >= {"full", "random", "script", "divprune"}
         assert hub.is_id(record.checkpoint) or record.id == "tiny"
         assert backbones.backbone(record.id) == record
+
+
+@pytest.mark.parametrize("family", layouts.FAMILIES)
+def test_a_checkpoint_says_its_family_itself(family: str, at: Callable[[str], Path]):
+    args = parser().parse_args(["--checkpoint", f"x={at(family)}"])
+    named = study.models_of(args, [Config.parse("x_full")], None)
+    assert named.record("x").family == family
+
+
+def test_an_original_checkpoint_says_its_family_too(tmp_path: Path):
+    args = parser().parse_args(
+        ["--checkpoint", f"x={originals.llava16(tmp_path / 'a')}", f"y={originals.llava15(tmp_path / 'b')}"]
+    )
+    named = study.models_of(args, [Config.parse("x_full"), Config.parse("y_full")], None)
+    assert [named.record(name).family for name in "xy"] == ["llava_next", "llava"]
