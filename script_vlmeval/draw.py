@@ -41,6 +41,7 @@ _COLORS = (
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)), (0, (7, 2, 1, 2)))
 _INK, _GREY = "#222222", "#767676"
+_LEAST = 1.0  # points that an axis of scores spans
 _WIDTH, _HEIGHT, _COLUMNS = 4.9, 3.7, 3
 _DOT, _MANY = 0.2, 5  # inches per row in a comparison at one budget, and from how many methods on there is one
 _FRAME, _ENTRY = 1.1, 0.22  # inches around the rows of a comparison, and of a line of the legend
@@ -245,6 +246,9 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> N
         below = len(floors) > 1 and score == min(floors.values())  # two levels may be close
         _level(axis, score, f"{label}: {score:.4g}", _GREY, (0, (1, 2)), right=True, below=below)
     axis.margins(y=0.1)
+    low, high = axis.get_ylim()
+    if high - low < _LEAST:  # all scores alike: an axis of rounding errors says nothing
+        axis.set_ylim(low - _LEAST / 2, high + _LEAST / 2)
 
 
 def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any]) -> None:

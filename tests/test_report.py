@@ -382,6 +382,15 @@ def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names
     assert len(figure.legends[0].get_texts()) == len(names) + 1
 
 
+def test_scores_that_are_all_alike_do_not_make_an_axis_of_rounding_errors(tmp_path: Path):
+    for budget in (16, 72):
+        put(tmp_path, f"tiny_script_{budget}", "ShapesVQA", 0.0)
+    axis = draw._figure(draw._panels(report.summarise(tmp_path).rows)).axes[0]
+    low, high = axis.get_ylim()
+    assert low < 0 < high
+    assert high - low >= 1
+
+
 def test_only_unpruned_results_have_no_plot(tmp_path: Path):
     put(tmp_path, "tiny_full", "ShapesVQA", 90.0)
     assert report.summarise(tmp_path).plot is None
