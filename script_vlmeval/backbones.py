@@ -14,6 +14,7 @@ from .tiny import ASSETS, N_VISUAL
 
 Protocol: TypeAlias = Literal["paper", "hf"]
 PROTOCOLS = ("paper", "hf")
+CLIPS = frozenset({"clip", "clipcompat"})  # sources of relevance that need the text side
 
 
 @dataclass(frozen=True)
@@ -299,8 +300,3 @@ def _beside(checkpoint: str, clip: str) -> str | None:
     folder its own `clip`, or the published CLIP where that is here."""
     folder = Path(checkpoint).expanduser() / "clip"
     return clip if hub.is_id(checkpoint) else str(folder) if folder.is_dir() else clip if hub.locate(clip) else None
-
-
-def backbone(name: str, models: Models | Mapping[str, str] | None = None) -> Backbone:
-    """The record of that name, with another checkpoint where one is given. UserError for unknown names."""
-    return Models.of(models).record(name)

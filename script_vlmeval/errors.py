@@ -22,3 +22,8 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     else:
         advice = ""
     return UserError(" ".join(part for part in (f"Unknown {kind} '{name}'.", advice, hint) if part))
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

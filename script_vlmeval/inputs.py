@@ -163,7 +163,7 @@ def _filled(clip: video.Clip, frames: int) -> list[Image]:
 
 
 def _clip(record: Backbone, path: str, digest: Any) -> video.Clip:
-    """A video, its file's bytes (of a folder, its pictures' names and sizes) added to the digest."""
+    """A video, the bytes of its file, or of the files of its folder, added to the digest."""
     clip = video.read(path, record.frames)
     source = Path(path)
     files = sorted(source.iterdir()) if source.is_dir() else [source]

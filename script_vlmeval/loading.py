@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import convert, hub
 from .backbones import BACKBONES, Backbone, published_clip
-from .errors import UserError
+from .errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from .query import ClipQuery
@@ -62,16 +62,25 @@ def check_checkpoint(record: Backbone, *, offline: bool = False) -> None:
 
 def fetched(record: Backbone, *, offline: bool, clip: bool, say: Callable[[str], None] | None = None) -> Backbone:
     """The record with its checkpoint, and its text side where that is needed, on this computer. UserError where that fails."""
-    say = say or (lambda line: print(line, file=sys.stderr))
+    say = say or _stderr
     check_checkpoint(record, offline=offline)
     folder = hub.fetch(record.checkpoint, offline=offline, say=say)
     here = replace(record, checkpoint=str(folder))
     if convert.is_original(folder):
         tower = _fetched_tower(record, folder, offline, say) if convert.lacking(folder) else convert.tower_at(folder)
         here = replace(here, clip=record.clip and str(tower or record.clip))  # the text side that belongs to its tower
-    if clip and here.clip:
-        here = replace(here, clip=str(hub.fetch(here.clip, offline=offline, say=say)))
+    if clip:
+        here = with_text_side(here, offline=offline, say=say)
     return _as_it_asks(here, folder)
+
+
+def with_text_side(record: Backbone, *, offline: bool, say: Callable[[str], None] | None = None) -> Backbone:
+    """The record with its text side, where it has one, on this computer. UserError where that fails."""
+    return replace(record, clip=record.clip and str(hub.fetch(record.clip, offline=offline, say=say or _stderr)))
+
+
+def _stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _fetched_tower(record: Backbone, folder: Path, offline: bool, say: Callable[[str], None]) -> Path:
@@ -127,6 +136,14 @@ def _add(digest: Any, file: Path) -> None:
             digest.update(stream.read(_BLOCK))
 
 
+def check_family(record: Backbone, folder: Path) -> None:
+    """UserError where the description of a checkpoint is that of another model, or of none."""
+    if (kind := convert.kind(folder)) != record.family:
+        sees = convert.is_original(folder) or "vision_config" in convert.described(folder)
+        blind = "" if sees else " which reads text alone:"
+        raise UserError(f"{folder} holds a '{kind}' model,{blind} '{record.id}' is a '{record.family}'.")
+
+
 def layers(record: Backbone) -> int:
     """Layers of the language model: by the checkpoint's configuration where it is here, else as published."""
     folder = located(record)
@@ -144,20 +161,19 @@ def visual(record: Backbone) -> int:
 def check_query(record: Backbone, method: str, source: str) -> None:
     """UserError where a method conditions on the question and the checkpoint has no text side to compare it in; a warning where
     published figures used one."""
-    published = published_clip(record.family)
-    if record.clip is None and source == "auto":
-        if published:
-            warnings.warn(
-                f"'{record.id}' has no CLIP text side: relevance is the language model's (llm), not that of published figures. "
-                f"For these put the CLIP checkpoint {published} into {record.checkpoint}/clip, or into the hub's cache with "
-                f"`hf download {published}`.",
-                stacklevel=2,
-            )
+    if record.clip is not None:
         return
-    if record.clip is None:
+    if source != "auto":
         raise UserError(
             f"'{method}' wants relevance from '{source}', which '{record.id}' has not: set relevance=llm, or put the CLIP "
             "checkpoint that its vision tower is of into its folder, as clip."
+        )
+    if published := published_clip(record.family):
+        warnings.warn(
+            f"'{record.id}' has no CLIP text side: relevance is the language model's (llm), not that of published figures. "
+            f"For these put the CLIP checkpoint {published} into {record.checkpoint}/clip, or into the hub's cache with "
+            f"`hf download {published}`.",
+            stacklevel=2,
         )
 
 
@@ -188,12 +204,10 @@ def load(record: Backbone, *, device: str, dtype: Any, attn: str) -> tuple[Any, 
     check_attention(attn, device)
     folder = located(record)
     assert folder is not None, "fetched() comes first"
+    check_family(record, folder)
+    make = _original if convert.is_original(folder) else _own
     try:
-        model, processor = (
-            _original(record, folder, device, dtype, attn)
-            if convert.is_original(folder)
-            else _own(record, folder, device, dtype, attn)
-        )
+        model, processor = make(record, folder, device, dtype, attn)
         model = model.eval() if device == ALL_GPUS else model.eval().to(device)
     except UserError:
         raise
@@ -216,13 +230,10 @@ def _greedy(model: Any) -> None:
 
 def _own(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
     """A checkpoint in transformers' layout."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    convert.described(folder)
-    config = AutoConfig.from_pretrained(folder, **_SAFE)
-    _check_family(record, folder, config)
     with quiet():
-        auto: Any = _class_of(config) or AutoModelForImageTextToText  # its types do not know what output_loading_info returns
+        auto: Any = _class_of(record.family) or AutoModelForImageTextToText  # typed without what output_loading_info returns
         placed = {"device_map": "auto"} if device == ALL_GPUS else {}
         how = {"dtype": dtype, "attn_implementation": attn, "output_loading_info": True, **placed, **_SAFE}
         model, info = auto.from_pretrained(folder, **how)
@@ -233,27 +244,16 @@ def _own(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> 
 
 def _original(record: Backbone, folder: Path, device: str, dtype: Any, attn: str) -> tuple[Any, Any]:
     """A checkpoint in LLaVA's own layout."""
-    if (family := convert.family_of(folder)) != record.family:
-        raise UserError(f"{folder} holds an original '{family}' model, '{record.id}' is a '{record.family}'.")
     with quiet():
         placed = "auto" if device == ALL_GPUS else None
         return convert.load(folder, convert.tower_at(folder), dtype=dtype, attn=attn, device_map=placed)
 
 
-def _class_of(config: Any) -> Any:
+def _class_of(family: str) -> Any:
     """The class that `AutoModelForImageTextToText` does not know of in every version."""
     import transformers
 
-    return transformers.VideoLlavaForConditionalGeneration if config.model_type == "video_llava" else None
-
-
-def _check_family(record: Backbone, folder: Path, config: Any) -> None:
-    kind = config.model_type
-    if kind == record.family:
-        return
-    if not hasattr(config, "vision_config"):
-        raise UserError(f"{folder} holds a '{kind}' model, which reads text alone: '{record.id}' is a '{record.family}'.")
-    raise UserError(f"{folder} holds a '{kind}' model, '{record.id}' is a '{record.family}'.")
+    return transformers.VideoLlavaForConditionalGeneration if family == "video_llava" else None
 
 
 def _check_weights(record: Backbone, folder: Path, info: dict[str, Any]) -> None:
@@ -271,8 +271,7 @@ def _failed(record: Backbone, folder: Path, error: Exception) -> UserError:
         return UserError(f"Cannot load '{record.id}': {memory}")
     if any(isinstance(cause, pickle.UnpicklingError) for cause in hub.causes(error)):
         return UserError(f"Cannot load '{record.id}': a file of weights in {folder} {convert.UNSAFE}")
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return UserError(f"Cannot load '{record.id}' from {folder}: {reason}")
+    return UserError(f"Cannot load '{record.id}' from {folder}: {reason_of(error)}")
 
 
 def no_memory(error: BaseException) -> str:

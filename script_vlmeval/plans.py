@@ -126,32 +126,34 @@ class Plan:
             planned = [plan(method, of_tile(budget, g), n, n_layers) for g, n in zip(groups, sizes, strict=True)]
             within = any(set(p) - {0} for p in planned)
         first = [entering(method, budget, g, n_layers) for g in groups]
-        before = first if first != sizes else None
-        return cls._of_sets(method, budget, groups, first, n_layers) if within else cls(before, {}, None, n_layers)
+        inside, sets = _within(method, budget, groups, first, n_layers) if within else ({}, None)
+        return cls(first if first != sizes else None, inside, sets, n_layers)
 
-    @classmethod
-    def _of_sets(cls, method: Method, budget: str | None, groups: Sequence[Group], first: list[int], n_layers: int) -> Plan:
-        """With a plan for all visual tokens of a sample at once, or of an image.
 
-        Its budget is the share of them or, where it is a number for each tile, the sum: one of fewer tokens gives others nothing.
-        """
-        sums: dict[Set, tuple[int, int, int]] = {}  # tokens, of them entering the language model, budgets
-        for group, owners, kept in zip(groups, owners_of(groups, method.union), first, strict=True):
-            _, tiles, n = group.at.shape
-            wanted = min(n, of_tile(budget, group) or 0)
-            for owner in owners:
-                a, b, c = sums.get(owner, (0, 0, 0))
-                sums[owner] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
-        then = method.at(1)
-        entered = method.union or then is not method  # a hybrid's second method is planned for what the first one leaves
-        alike: dict[tuple[int, int, int | None], list[Set]] = {}
-        for owner, (total, enters, wanted) in sorted(sums.items()):
-            asked = None if budget is None else cells.tokens(budget, total) if budget.endswith("pct") else wanted
-            alike.setdefault((enters, enters if entered else total, asked), []).append(owner)
-        planned = [plan(then, asked, n, n_layers) for _, n, asked in alike]
-        planned = [{stage: k for stage, k in p.items() if stage} for p in planned]
-        before = first if first != [g.at.shape[2] for g in groups] else None
-        return cls(before, _inside([n for n, _, _ in alike], planned), list(alike.values()), n_layers)
+def _within(
+    method: Method, budget: str | None, groups: Sequence[Group], first: Sequence[int], n_layers: int
+) -> tuple[dict[int, list[int]], list[list[Set]]]:
+    """(stage -> what each unit keeps, the sets of each unit), by a plan for all visual tokens of a sample, or of an image.
+
+    Its budget is the share of them or, where it is a number for each tile, the sum: one of fewer tokens gives others nothing.
+    first: how many of each group's tiles' tokens enter the language model.
+    """
+    sums: dict[Set, tuple[int, int, int]] = {}  # tokens, of them entering the language model, budgets
+    for group, owners, kept in zip(groups, owners_of(groups, method.union), first, strict=True):
+        _, tiles, n = group.at.shape
+        wanted = min(n, of_tile(budget, group) or 0)
+        for owner in owners:
+            a, b, c = sums.get(owner, (0, 0, 0))
+            sums[owner] = (a + tiles * n, b + tiles * kept, c + tiles * wanted)
+    then = method.at(1)
+    entered = method.union or then is not method  # a hybrid's second method is planned for what the first one leaves
+    alike: dict[tuple[int, int, int | None], list[Set]] = {}
+    for owner, (total, enters, wanted) in sorted(sums.items()):
+        asked = None if budget is None else cells.tokens(budget, total) if budget.endswith("pct") else wanted
+        alike.setdefault((enters, enters if entered else total, asked), []).append(owner)
+    planned = [plan(then, asked, n, n_layers) for _, n, asked in alike]
+    planned = [{stage: k for stage, k in p.items() if stage} for p in planned]
+    return _inside([n for n, _, _ in alike], planned), list(alike.values())
 
 
 def entering(method: Method, budget: str | None, group: Group, n_layers: int) -> int:

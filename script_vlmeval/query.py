@@ -15,13 +15,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from .errors import UserError, reason_of
 
 _IDS = 77  # that CLIP reads at once
 _PIECES = _IDS - 2  # word pieces per chunk: two ids mark begin and end
 _LARGEST = 2  # the end id of older CLIP configurations, which is not the tokenizer's: pooling goes by the largest id instead
 _CLASS = "vision_model.embeddings.class_embedding"
 _PROJECTION = "visual_projection.weight"
+
+
+def core(tower: Any) -> Any:
+    """The module of a vision tower that has embeddings and layers: transformers 5 flattened the tower."""
+    return getattr(tower, "vision_model", tower)
 
 
 class QuerySource(Protocol):
@@ -123,8 +128,9 @@ class ClipQuery:
     @torch.no_grad()
     def keys(self, model: nn.Module, selected: Tensor) -> Tensor:
         tower: Any = model.model.vision_tower  # type: ignore[union-attr]
-        norm = getattr(tower, "vision_model", tower).post_layernorm  # transformers 5 flattened the tower
-        patches = norm(selected).float()  # where the tower is, which may be another device than the text side's
+        patches = (
+            core(tower).post_layernorm(selected).float()
+        )  # where the tower is, which may be another device than the text side's
         return torch.matmul(patches, self.projection.to(patches.device).T)
 
 
@@ -176,8 +182,7 @@ def _text_tower(folder: Path) -> Any:
     try:
         text, info = kind.from_pretrained(folder, dtype=torch.float32, weights_only=True, output_loading_info=True)
     except Exception as error:  # a damaged shard, another architecture: each has its own type
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"Cannot load CLIP's text side from {folder}: {reason}") from error
+        raise UserError(f"Cannot load CLIP's text side from {folder}: {reason_of(error)}") from error
     if missing := sorted(info["missing_keys"]):  # they would be random
         raise UserError(f"{folder} lacks {len(missing)} weights of CLIP's text side, such as {missing[0]}.")
     return text.eval()
@@ -234,7 +239,7 @@ def _described(folder: Path) -> dict[str, Any]:
 def _alike(published: Tensor, model: Any) -> bool:
     """Whether the tower's class embedding is the published one, as far as half precision tells."""
     tower = model.model.vision_tower
-    own = getattr(tower, "vision_model", tower).embeddings.class_embedding.detach()
+    own = core(tower).embeddings.class_embedding.detach()
     if own.is_meta or own.shape != published.shape:  # not at hand, or of another kind
         return bool(own.is_meta)
     step = 2 * max(torch.finfo(torch.float16).eps, torch.finfo(own.dtype).eps)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, convert, hub, loading, scoring, tiny
-from .backbones import Backbone
+from .backbones import CLIPS, Backbone
 from .cells import Cell
-from .convert.weights import towered
 from .plugin import Dataset, Score
 
 DECISIVE = ("script-vlmeval", "torch", "transformers", "ms-vlmeval")  # versions that can change an answer or a score
@@ -55,7 +54,7 @@ def origins(asked: Backbone, here: Backbone, relevances: Iterable[str]) -> dict[
     tower = _tower(folder)
     found = {}
     for relevance in dict.fromkeys(relevances):
-        clip = known if relevance in ("clip", "clipcompat") else tower
+        clip = known if relevance in CLIPS else tower
         origin = Origin(asked.checkpoint, hub.revision(folder), asked.family, relevance, digest(folder))
         if clip:
             names = (asked.clip, convert.tower_of(folder) if convert.is_original(folder) else None)
@@ -74,7 +73,7 @@ def _tower(folder: Path) -> Path | None:
     if not convert.is_original(folder):
         return None
     found = convert.tower_at(folder)
-    return None if found and hub.revision(found) and towered(folder) else found
+    return None if found and hub.revision(found) and convert.towered(folder) else found
 
 
 def result(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import families, inputs, loading, methods, plans, tower
-from .backbones import Backbone, Models
+from .backbones import CLIPS, Backbone, Models
 from .cells import Config, schedule
 from .encode import Chosen, QueryOnce, encode_once
 from .errors import UserError
@@ -196,7 +196,7 @@ class Runtime:
                 LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
                 if source in ("llm", "words")
                 else loading.load_query(
-                    loading.fetched(self.record, offline=self.offline, clip=True),
+                    loading.with_text_side(self.record, offline=self.offline),
                     self.place,
                     compat=source == "clipcompat",
                     model=self.model,
@@ -254,7 +254,7 @@ def method_for(record: Backbone, config: Config) -> Method:
         counted = replace(record, visual=visual * record.tiles).counted()
         raise UserError(f"'{record.id}' has {counted} visual tokens per image: use '{record.id}_full' for all.")
     require(record.family, config.method, method.needs, offers(record.family, whole=record.protocol == "paper"))
-    if "query" in method.needs and method.source() in ("auto", "clip", "clipcompat"):
+    if "query" in method.needs and method.source() in {"auto", *CLIPS}:
         loading.check_query(record, config.method, method.source())
     if config.budget:  # of a dynamic model, for the largest picture: what can be had there can be had everywhere
         plans.plan(method, count, visual, loading.layers(record))

@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import asking, convert, loading, methods, results
+from . import asking, loading, methods, results
 from .asking import Work, ask_all
-from .backbones import Backbone, Models
+from .backbones import CLIPS, Backbone, Models
 from .benchmarks import Benchmark
 from .cells import Cell, Config
 from .errors import UserError
@@ -107,23 +107,14 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
 def _job(asked: Backbone, made: Mapping[Config, Method], datasets: Sequence[tuple[Benchmark, Dataset]], options: Options) -> Job:
     """A model's cells to work on; its checkpoint is fetched and read as far as that needs no weights in memory."""
     relevance = {c: relevance_of(asked, method) for c, method in made.items()}
-    clip = not {"clip", "clipcompat"}.isdisjoint(relevance.values())
+    clip = not CLIPS.isdisjoint(relevance.values())
     here = loading.fetched(asked, offline=options.models.offline, clip=clip)
-    _check_family(here)
+    loading.check_family(here, Path(here.checkpoint))
     origins = results.origins(asked, here, relevance.values())
     return Job(
         here,
         [(d, [_work(Cell(c, b.name), m, here, origins[relevance[c]], d, options) for c, m in made.items()]) for b, d in datasets],
     )
-
-
-def _check_family(record: Backbone) -> None:
-    """UserError where the checkpoint's description is that of another model, or of none."""
-    folder = Path(record.checkpoint)
-    if (kind := convert.kind(folder)) != record.family:
-        sees = convert.is_original(folder) or "vision_config" in convert.described(folder)
-        blind = "" if sees else " which reads text alone:"
-        raise UserError(f"{folder} holds a '{kind}' model,{blind} '{record.id}' is a '{record.family}'.")
 
 
 def _opened(benchmark: Benchmark, options: Options) -> Dataset:

@@ -19,14 +19,10 @@ from torch.nn.functional import interpolate
 from . import attention
 from .errors import UserError
 from .families import Encoded, Family, Media
+from .query import core
 
 _ENTERED, _ATTENDED = "_script_vlmeval_entered", "_script_vlmeval_attended"
 _GETS: dict[Media, str] = {"image": "get_image_features", "video": "get_video_features"}
-
-
-def core(tower: Any) -> Any:
-    """The module that has embeddings and layers: transformers 5 flattened the tower."""
-    return getattr(tower, "vision_model", tower)
 
 
 def _feature_layer(model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, text in report.user_properties:
             if name == "account":
                 terminalreporter.write_line(str(text))
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder with a small random checkpoint of a family, each made once."""
+    import layouts  # here, since it imports transformers
+
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = layouts.layout(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture(scope="session")

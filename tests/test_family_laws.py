@@ -32,7 +32,7 @@ from family_cases import (
 from family_runs import STEPS, FailingSpy, Spy, alone, broken, encoder_fields, generate, groups_of, mate
 from models import private
 from reference import Answer, Row, Rule
-from test_in_llm import HalfTwice, LongerHalf, halves
+from test_in_llm import HalfTwice, LongerHalf, halves, lengths_agree
 from torch import Tensor
 
 from script_vlmeval.methods import Method, Visual, get_method
@@ -90,10 +90,7 @@ def agrees(case: str, batch: str, rule: str) -> None:
         assert trace.between is not None
     for b, answer in enumerate(expected):
         same(out, b, answer)
-        assert trace.entering(LAYERS)[:, b].tolist() == answer.entering
-    longest = [max(lengths) for lengths in zip(*(a.entering for a in expected), strict=True)]
-    assert trace.lengths == longest
-    assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [n + STEPS - 1 for n in longest]
+    lengths_agree(trace, out, expected, LAYERS, STEPS)
     assert trace.between.tolist() == [len(e.between) for e in rows]
     kept_agree(trace, expected, rows)
 

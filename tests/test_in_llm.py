@@ -26,6 +26,7 @@ from script_vlmeval.methods import Method, Visual, get_method
 from script_vlmeval.prefill import Prefill
 from script_vlmeval.prune import pruning
 from script_vlmeval.sequence import Stage
+from script_vlmeval.trace import Trace
 
 STEPS = 5
 GREEDY = {"do_sample": False, "max_new_tokens": STEPS, "output_logits": True, "return_dict_in_generate": True}
@@ -206,11 +207,17 @@ def agrees(family: str, batch: str, rule: str, attn: str = "sdpa") -> None:
         out = model.generate(**f.collate(f.batches[batch]), **GREEDY)
     for b, answer in enumerate(expected):
         same(out, b, answer)
-        assert trace.entering(LAYERS)[:, b].tolist() == answer.entering
+    lengths_agree(trace, out, expected, LAYERS, STEPS)
+    kept_agree(trace.kept, expected, rows_of(family, batch), NAMED[rule][1])
+
+
+def lengths_agree(trace: Trace, out: Any, expected: list[Answer], layers: int, steps: int) -> None:
+    """What enters each layer, row by row and padded, and each layer's cache after so many steps."""
+    for b, answer in enumerate(expected):
+        assert trace.entering(layers)[:, b].tolist() == answer.entering
     longest = [max(lengths) for lengths in zip(*(a.entering for a in expected), strict=True)]
     assert trace.lengths == longest
-    assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [n + STEPS - 1 for n in longest]
-    kept_agree(trace.kept, expected, rows_of(family, batch), NAMED[rule][1])
+    assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [n + steps - 1 for n in longest]
 
 
 def kept_agree(kept: dict[int, list[Tensor]], expected: list[Answer], rows: list[Row], rule: Callable[[Row], Rule]) -> None:

@@ -33,19 +33,6 @@ from script_vlmeval.runtime import Runtime, method_of
 hosted = models.since_5("is none that VLMEvalKit can be imported with")
 
 
-@pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's checkpoint."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = layouts.layout(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder
-
-
 @pytest.fixture
 def llava(at: Callable[[str], Path], tmp_path: Path) -> Path:
     """A checkpoint to spoil."""
@@ -871,7 +858,7 @@ def test_every_record_can_be_served():
     for record in BACKBONES.values():
         assert set(served(offers(record.family))) >= {"full", "random", "script", "divprune"}
         assert hub.is_id(record.checkpoint) or record.id == "tiny"
-        assert backbones.backbone(record.id) == record
+        assert Models().record(record.id) == record
 
 
 @pytest.mark.parametrize("family", layouts.FAMILIES)

@@ -50,19 +50,6 @@ def short() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's checkpoint."""
-    made: dict[str, Path] = {}
-
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = layouts.layout(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
 def runtime_of(at: Callable[[str], Path], short: None) -> Callable[..., Runtime]:
     """A family's model, each loaded once."""
     loaded: dict[tuple[str, ...], Runtime] = {}

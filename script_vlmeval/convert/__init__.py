@@ -27,7 +27,8 @@ from .sizes import kind as kind
 from .sizes import layers as layers
 from .sizes import visual as visual
 from .weights import UNSAFE as UNSAFE
-from .weights import state_of, towered
+from .weights import state_of
+from .weights import towered as towered
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from .layout import family_of, is_original, needed, read, tower_at
 
 # What the published files of CLIP's tower say, for a checkpoint that has its weights and not its sizes.
@@ -67,5 +67,6 @@ def _built(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{folder}/config.json describes no model that transformers knows by itself: {reason}") from error
+        raise UserError(
+            f"{folder}/config.json describes no model that transformers knows by itself: {reason_of(error)}"
+        ) from error

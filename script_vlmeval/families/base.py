@@ -118,6 +118,13 @@ def starts_of(row: Tensor, rows: int) -> Tensor:
     return counts.cumsum(0) - counts
 
 
+def run_starts(row: Tensor, column: Tensor) -> Tensor:
+    """(V,) bool: which visual tokens, standing at `row` and `column`, do not follow another one without a gap."""
+    begins = torch.ones_like(row, dtype=torch.bool)
+    begins[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1] + 1)
+    return begins
+
+
 def side_of(model: nn.Module) -> int:
     """Patches along a side of what the encoder sees. UserError for encoders of pictures that are not square."""
     vision: Any = model.config.vision_config  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import Encoded, Group, Media, media_mask, starts_of, visual_mask
+from .base import Encoded, Group, Media, media_mask, run_starts, starts_of, visual_mask
 
 _KINDS: tuple[Media, ...] = ("image", "video")
 
@@ -58,8 +58,7 @@ def _runs(model: nn.Module, ids: Tensor, positions: Tensor | None, row: Tensor, 
         raise UserError(
             "Visual tokens need positions on three axes: give mm_token_type_ids and grids as the processor makes them."
         )
-    begins = torch.ones_like(row, dtype=torch.bool)
-    begins[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1] + 1)
+    begins = run_starts(row, column)
     run, first = begins.long().cumsum(0) - 1, begins.nonzero()[:, 0]
     sides = [_extent(axis.expand_as(ids)[row, column], run, len(first)) for axis in positions[-2:]]
     video = ids[row[first], column[first]].eq(model.config.video_token_id)  # type: ignore[arg-type, union-attr]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import UserError
-from .base import Encoded, Group, Media, media_mask, side_of, starts_of, truncated
+from .base import Encoded, Group, Media, media_mask, run_starts, side_of, starts_of, truncated
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,7 @@ def split_internvl(model: nn.Module, ids: Tensor, positions: Tensor | None, seen
     n = int(config.image_seq_length)
     side = round(n**0.5)
     row, column = media_mask(model, ids, "image").nonzero(as_tuple=True)
-    begins = torch.ones_like(row, dtype=torch.bool)
-    begins[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1] + 1)
-    starts = [*begins.nonzero()[:, 0].tolist(), len(row)]
+    starts = [*run_starts(row, column).nonzero()[:, 0].tolist(), len(row)]
     pictures: list[Picture] = []
     for start, end in pairwise(starts):
         if (end - start) % n:

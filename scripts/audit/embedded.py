@@ -20,7 +20,7 @@ N, LAYERS = tiny.N_VISUAL, int(tiny.LANGUAGE["num_hidden_layers"])
 @cache
 def model(kernel: str = "sdpa") -> tuple[Any, Any]:
     """The model and its processor. The `eager` kernel tells all of its attention."""
-    return loading.load(backbones.backbone("tiny"), device="cpu", dtype=torch.float32, attn=kernel)
+    return loading.load(backbones.BACKBONES["tiny"], device="cpu", dtype=torch.float32, attn=kernel)
 
 
 def prompts(seeds: Sequence[int]) -> dict[str, Tensor]:
