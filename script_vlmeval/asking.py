@@ -37,15 +37,17 @@ class Work:
     errors: dict[str, str] = field(default_factory=dict)  # index -> why this run has no answer
     reason: str = ""  # why the cell was given up
 
-    def take_up(self, dataset: Dataset, fresh: bool) -> None:
-        """Go on where an earlier run left the cell. An answer to a picture that is another one now does not count."""
+    def take_up(self, dataset: Dataset, fresh: bool, judge: str = "") -> None:
+        """Go on where an earlier run left the cell. An answer to a picture that is another one now does not count. judge: the
+        label of the one that is to score: a score by another, or by none, is not what was asked for."""
         answers = {} if fresh else self.store.answers()
         stamps = {row["index"]: dataset.stamp(row) for row in dataset.rows}
         valid = {i for i, a in answers.items() if "prediction" in a and a.get("stamp", "") == stamps.get(i)}
         self.missing = set(stamps) - valid
         self.answered = len(stamps) - len(self.missing)
         result = None if fresh or self.missing else self.store.result()
-        self.finished = result is not None and result["failed"] == 0
+        judged = not (judge and dataset.judgeable) or (result or {}).get("judge") == judge
+        self.finished = result is not None and result["failed"] == 0 and judged
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """Index -> the store's record that counts now: not an old answer to a picture that has changed or broken since."""
@@ -131,8 +133,7 @@ def _read(
     broken: dict[str, str] = {}
     for row in rows:
         try:
-            message = prompts.restyled(dataset.host, dataset.message(row), row, style_of(style, dataset))
-            samples[row["index"]] = runtime.read(message, style)
+            samples[row["index"]] = runtime.read(dataset.message(row, style_of(style, dataset)), style)
         except Exception as error:  # decoders raise whatever a broken file makes them raise
             broken[row["index"]] = str(error) or type(error).__name__
             _log.warning("%s, row %s: %s", dataset.name, row["index"], broken[row["index"]])
@@ -189,7 +190,8 @@ def _ask(
         return
     share = (time.perf_counter() - start + before) / len(indices)
     for i, answer in zip(indices, answers, strict=True):
-        yield {"index": i, "prediction": answer.text, "tokens": answer.tokens, "seconds": share}
+        shown = {"frames": sum(samples[i].frames)} if samples[i].frames else {}
+        yield {"index": i, "prediction": answer.text, "tokens": answer.tokens | shown, "seconds": share}
 
 
 def _note(work: Work, records: Sequence[Mapping[str, Any]]) -> None:

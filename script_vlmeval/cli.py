@@ -17,13 +17,14 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .backbones import Models
-    from .benchmarks import Benchmark
     from .sweep import Outcome
 
 _EXAMPLES = """examples:
   python run.py --config configs/tiny.yaml                          the embedded demo, a few minutes on a laptop
   python run.py --data MME GQA --model tiny_script_16 tiny_full     any benchmark under LMUData
   python run.py --data my_questions.tsv --model tiny_script_16      your own table in VLMEvalKit's TSV format
+  python run.py prepare GQA --source DIR                            the official download to a table under LMUData
+  python run.py --data image10 --model llava_script_64              a group; --list data shows all
   python run.py report --work-dir results                           summary.xlsx and plots from what is on disk
   python run.py --list models|methods|data
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
@@ -42,10 +43,11 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # given twice, both count
     choices = study.CHOICES
-    what = "run, report from disk, or conformance of methods"
-    p.add_argument("command", nargs="?", choices=["run", "report", "conformance"], default="run", help=what)
+    what = "run, report from disk, prepare tables from official downloads, or conformance of methods"
+    p.add_argument("command", nargs="?", choices=["run", "report", "prepare", "conformance"], default="run", help=what)
+    p.add_argument("names", nargs="*", metavar="NAME", help="prepare: benchmarks")
     p.add_argument("--model", **many, metavar="NAME", help="configurations, such as tiny_script_16 tiny_full")
-    p.add_argument("--data", **many, metavar="NAME", help="benchmarks, or paths of TSV files")
+    p.add_argument("--data", **many, metavar="NAME", help="benchmarks, groups of them, or paths of TSV files")
     p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
     p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
     p.add_argument("--mode", choices=choices["mode"], help="infer: answers only; eval: scores only (all)")
@@ -61,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="auto, cpu, cuda, cuda:1, all: spread over all GPUs (auto)")
     p.add_argument("--dtype", choices=choices["dtype"], help="auto: float32 on a CPU, else bfloat16")
     p.add_argument("--attn", choices=choices["attn"], help="attention kernel (sdpa)")
-    p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells")
+    p.add_argument("--judge", metavar="MODEL", help="model that scores open answers; its key from OPENAI_API_KEY")
+    p.add_argument("--judge-url", metavar="URL", help="where it is served, as https://host/v1 (OpenAI's)")
+    p.add_argument("--source", type=Path, metavar="DIR", help="prepare: the folder of the official download")
+    p.add_argument("--allow-missing", action="store_true", help="prepare: leave out rows whose pictures or videos are missing")
+    p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells (prepare: an earlier table)")
     p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
     p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
     p.add_argument("--method", **many, metavar="NAME", help="conformance: methods, files that define some, or all")
@@ -110,6 +116,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     _check_flags(args)
     if args.command == "conformance":
         return _conformance(args)
+    if args.command == "prepare":
+        return _prepare(args)
     if args.command == "report":
         return _report(Path(args.work_dir or study.DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
@@ -125,30 +133,40 @@ def _dispatch(args: argparse.Namespace) -> int:
     return _run(configs, data, settings, models, args)
 
 
-_OWN = {"conformance": {"method", "recordings", "param", "quiet"}, "report": {"work_dir", "quiet"}}  # flags of a command
+_OWN = {  # flags of a command
+    "conformance": {"method", "recordings", "param", "quiet"},
+    "report": {"work_dir", "quiet"},
+    "prepare": {"names", "source", "allow_missing", "fresh", "quiet"},
+}
+_FOREIGN = {"method": "conformance", "recordings": "conformance", "source": "prepare", "allow_missing": "prepare"}
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     """UserError for flags that the command would not heed."""
     plain = parser().parse_args([])
     given = {name for name, value in vars(args).items() if value != getattr(plain, name)} - {"command"}
-    allowed = _OWN.get(args.command, set(vars(plain)) - {"method", "recordings"})
+    if args.command != "prepare" and args.names:
+        raise UserError(f"'{args.names[0]}': benchmarks are named with --data, configurations with --model. See --help.")
+    allowed = _OWN.get(args.command, set(vars(plain)) - set(_FOREIGN))
     if foreign := sorted(f"--{name.replace('_', '-')}" for name in given - allowed):
         if args.command == "run":
-            raise UserError(f"{', '.join(foreign)}: these belong to `run.py conformance`; what is run is named with --model.")
-        takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed))
+            commands = " and ".join(sorted({f"`run.py {_FOREIGN[name[2:].replace('-', '_')]}`" for name in foreign}))
+            raise UserError(f"{', '.join(foreign)}: these belong to {commands}; what is run is named with --model.")
+        takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed - {"names"}))
         raise UserError(f"`run.py {args.command}` takes no {' or '.join(foreign)}: only {takes}.")
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------------
 def _run(configs: list[Config], names: list[str], settings: dict[str, Any], models: Models, args: argparse.Namespace) -> int:
-    from .benchmarks import resolve
+    from .benchmarks import expand
 
-    data = _distinct([resolve(name) for name in names])
+    data = expand(names)
+    work_dir = Path(str(settings["work-dir"]))
+    judge = study.judge_of(settings, work_dir)
     from . import sweep
 
     options = sweep.Options(
-        work_dir=Path(str(settings["work-dir"])),
+        work_dir=work_dir,
         mode=settings["mode"],
         limit=settings["limit"],
         batch_size=settings["batch-size"],
@@ -160,21 +178,13 @@ def _run(configs: list[Config], names: list[str], settings: dict[str, Any], mode
         prompt_style=settings["prompt-style"],
         fresh=args.fresh,
         quiet=args.quiet,
+        judge=judge,
     )
     outcome = sweep.run(configs, data, options)
     if options.mode != "infer" and (outcome.done or outcome.already):
         _report(options.work_dir)
     _tell(outcome, options.work_dir)
     return outcome.status
-
-
-def _distinct(data: list[Benchmark]) -> list[Benchmark]:
-    """Without repetitions. UserError for two tables of one name, which would share a folder."""
-    by_name: dict[str, Benchmark] = {}
-    for b in data:
-        if by_name.setdefault(b.name, b).host != b.host:
-            raise UserError(f"'{by_name[b.name].host}' and '{b.host}' would both be called '{b.name}': rename one of them.")
-    return list(by_name.values())
 
 
 def _tell(outcome: Outcome, work_dir: Path) -> None:
@@ -187,6 +197,8 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
     if outcome.done:
         cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
         print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
+    for cell, who in outcome.unscored.items():
+        print(f"NOT SCORED: {cell}: {who}")
     for cell, (rows, why) in outcome.rows.items():
         print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
     if outcome.rows:
@@ -204,6 +216,24 @@ def _report(work_dir: Path) -> int:
     return 0
 
 
+def _prepare(args: argparse.Namespace) -> int:
+    from .benchmarks import expand
+    from .plugin.folders import new_data_folder
+    from .prepare import prepare
+
+    if not args.names or not args.source:
+        raise UserError(
+            "Name benchmarks and the folder of their download: run.py prepare GQA --source DIR. See docs/benchmarks.md."
+        )
+    benchmarks, data = expand(args.names), new_data_folder()
+    for benchmark in benchmarks:
+        made = prepare(benchmark.host, args.source, data, quiet=args.quiet, fresh=args.fresh, allow_missing=args.allow_missing)
+        print(f"{benchmark.name}: {made.rows:,} questions in {made.table}")
+        for note in made.notes:
+            print(f"  {note}")
+    return 0
+
+
 def _conformance(args: argparse.Namespace) -> int:
     if not args.method:
         raise UserError("No method: name some with --method (script), a file of your own (my_method.py), or all.")
@@ -213,7 +243,7 @@ def _conformance(args: argparse.Namespace) -> int:
 
 
 def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, models: Models) -> int:
-    from .benchmarks import resolve
+    from .benchmarks import expand
     from .runtime import method_of
     from .store import CellStore, read_json
 
@@ -221,13 +251,13 @@ def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, mo
         method_of(config, models)
     states = {"done": 0, "partial": 0, "missing": 0}
     for config in configs:
-        for name in names:
-            store = CellStore(work_dir, str(config), resolve(name).name, {})
+        for name in [benchmark.name for benchmark in expand(names)]:
+            store = CellStore(work_dir, str(config), name, {})
             answers = sum("prediction" in a for a in store.answers().values())
             done = (read_json(store.folder / "result.json") or {}).get("failed") == 0
             state = "done" if done else "partial" if answers else "missing"
             states[state] += 1
-            print(f"{state:8} {config}/{resolve(name).name}" + (f" ({answers} answers)" if answers and not done else ""))
+            print(f"{state:8} {config}/{name}" + (f" ({answers} answers)" if answers and not done else ""))
     print(", ".join(f"{n} {state}" for state, n in states.items()))
     print("Only looked at what is on disk: settings are not compared, data and names known to VLMEvalKit alone are not checked.")
     return 0

@@ -77,6 +77,12 @@ class Row:
         return str(self.data.get("primary", ""))
 
     @property
+    def way(self) -> str:
+        """What tells scores apart that must not share a column: the main figure, and the judge behind it."""
+        judge = self.data.get("judge")
+        return f"{self.metric}, {judge}" if judge else self.metric
+
+    @property
     def measured(self) -> float:
         """The visual tokens that were read, the mean over the layers; 0 where nothing was measured."""
         return number(at(self.data, "tokens.visual_kept")) or 0.0

@@ -1,11 +1,17 @@
-"""From a VLMEvalKit message to what a model takes: pictures and videos decoded, the prompt written, a batch collated."""
+"""From a VLMEvalKit message to what a model takes: pictures and videos decoded, the prompt written, a batch collated.
+
+A part is a mapping of texts. `type` is text, image or video, and `value` is the words, or the file (a video: or a folder of
+frames). A text may have a `role`: "system" and "user" stand where they are in the message, "assistant" opens the answer. A
+video may say how it is read, by the names of `video.read`: frames (0: no limit), sampler, fps, start, end, folder_fps.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,33 +39,84 @@ class Sample:
     question: str  # what selection conditions on: the text without sentences that ask for a form of answer
     digest: str
     videos: tuple[video.Clip, ...] = ()
+    frames: tuple[int, ...] = ()  # how many of each video of the message are shown, also where they are shown as images
+    slots: tuple[int, ...] = ()  # of each of `videos`: how many frames it was to have, to which stacked ones are filled up
 
 
 def read(record: Backbone, talk: Talk, message: Message) -> Sample:
-    """Decode one message. Raises ValueError, naming the file, for a picture or video that cannot be read."""
-    parts = [(str(part["type"]), str(part["value"])) for part in message]
-    digest, images, sizes, videos, prompt = hashlib.sha256(), [], [], [], ""
-    for kind, value in parts:
+    """Decode one message. Raises ValueError, naming the file, for a picture or video that cannot be read, and for a part that
+    says what cannot be."""
+    shown = _Shown(talk)
+    parts = [part for part in message if not _opens(part)]
+    pictured = any(part["type"] != "text" for part in parts)
+    for part in parts:
+        kind, value = str(part["type"]), str(part["value"])
         if kind == "text":
-            shown = prompts.question_of(value) if record.bare_questions else value
-            prompt += (_between(talk, prompt) if prompt or any(kind != "text" for kind, _ in parts) else talk.gap) + shown
-            continue
-        if kind not in ("image", "video"):
+            said = prompts.question_of(value) if record.bare_questions else value
+            shown.prompt += (_between(talk, shown.prompt) if shown.prompt or pictured else talk.gap) + said
+        elif kind == "image":
+            shown.add(_picture(value, shown.digest))
+        elif kind == "video":
+            shown.show(*_clip(record, part, shown.digest))
+        else:
             raise ValueError(f"'{record.id}' reads images, videos and text, not {kind}")
-        if kind == "video":
-            clip = _clip(record, value, digest)
-            if talk.video:
-                videos.append(clip)
-                prompt += talk.video
-                continue
-        for picture in [_picture(value, digest)] if kind == "image" else clip.frames:
-            sizes.append(picture.size)
-            images.append(_padded(picture) if talk.square else picture)
-            prompt += talk.image
-    text = "\n".join(value for kind, value in parts if kind == "text")
-    digest.update(text.encode())
-    whole = talk.prompt.format(message=prompt)
-    return Sample(tuple(images), tuple(sizes), whole, prompts.question_of(text), digest.hexdigest(), tuple(videos))
+    text = "\n".join(str(part["value"]) for part in parts if part["type"] == "text")
+    shown.digest.update(text.encode())
+    whole = talk.prompt.format(message=shown.prompt)
+    openings = [str(part["value"]) for part in message if _opens(part)]
+    if openings:
+        shown.digest.update(f"\0{openings}".encode())
+        whole = _opened(whole, [prompts.question_of(o) for o in openings] if record.bare_questions else openings)
+    return shown.sample(whole, prompts.question_of(text))
+
+
+@dataclass
+class _Shown:
+    """What was decoded of a message so far."""
+
+    talk: Talk
+    digest: Any = field(default_factory=hashlib.sha256)
+    prompt: str = ""
+    images: list[Image] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    videos: list[video.Clip] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+
+    def add(self, picture: Image) -> None:
+        self.sizes.append(picture.size)
+        self.images.append(_padded(picture) if self.talk.square else picture)
+        self.prompt += self.talk.image
+
+    def show(self, clip: video.Clip, slots: int) -> None:
+        self.frames.append(len(clip.frames))
+        if self.talk.video:
+            self.videos.append(clip)
+            self.slots.append(slots)
+            self.prompt += self.talk.video
+            return
+        for frame in clip.frames:
+            self.add(frame)
+
+    def sample(self, prompt: str, question: str) -> Sample:
+        found = (tuple(self.images), tuple(self.sizes), prompt, question, self.digest.hexdigest())
+        return Sample(*found, tuple(self.videos), tuple(self.frames), tuple(self.slots))
+
+
+def _opens(part: Mapping[str, str]) -> bool:
+    """Whether a part is the opening of the answer. ValueError for a role that a part cannot have."""
+    role = str(part.get("role") or "")
+    if role not in ("", "system", "user", "assistant"):
+        raise ValueError(f"a part of a message has the role system, user or assistant, not {role!r}")
+    if role == "assistant" and part["type"] != "text":
+        raise ValueError(f"an answer is opened by text, not by {part['type']}")
+    return role == "assistant"
+
+
+def _opened(prompt: str, openings: Sequence[str]) -> str:
+    """The prompt with the opening of the answer behind it, set off by one blank or by what the prompt ends with."""
+    opening = "\n".join(openings).lstrip()
+    return prompt + " " * bool(opening and prompt and not prompt[-1].isspace()) + opening
 
 
 def _between(talk: Talk, prompt: str) -> str:
@@ -78,7 +135,7 @@ def collate(record: Backbone, model: Any, processor: Any, samples: Sequence[Samp
         nested = [list(s.images) for s in samples if s.images]
         images = nested if family.packs else [i for own in nested for i in own]
         clips = [clip for s in samples for clip in s.videos]
-        shown = _shown_videos(record, clips) if clips else {}
+        shown = _shown_videos(record, clips, [n for s in samples for n in s.slots]) if clips else {}
         if record.pixels and images:
             low, high = record.pixels  # each version heeds, without complaint, one of the two
             sizes = {"min_pixels": low, "max_pixels": high} if _OLD else {"size": {"shortest_edge": low, "longest_edge": high}}
@@ -123,17 +180,23 @@ def _crops(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([image[:n] for image, n in zip(inputs["pixel_values"], counts, strict=True)])
 
 
-def _shown_videos(record: Backbone, clips: Sequence[video.Clip]) -> dict[str, Any]:
-    """What a processor is told of videos whose frames were chosen already, and must not be chosen among again."""
+def _shown_videos(record: Backbone, clips: Sequence[video.Clip], slots: Sequence[int]) -> dict[str, Any]:
+    """What a processor is told of videos whose frames were chosen already, and must not be chosen among again. ValueError where
+    videos of several lengths would be stacked."""
     import numpy as np
 
     qwen = record.family.startswith("qwen")
-    frames = [[np.asarray(f) for f in (_paired(clip) if qwen else _filled(clip, record.frames))] for clip in clips]
+    if not qwen and len(set(slots)) > 1:
+        raise ValueError(
+            f"'{record.id}' reads videos together only where all have the same number of frames, not {sorted(set(slots))}"
+        )
+    chosen = [_paired(clip) if qwen else _filled(clip, n) for clip, n in zip(clips, slots, strict=True)]
+    frames = [[np.asarray(f) for f in pictures] for pictures in chosen]
     given: dict[str, Any] = {"videos": [np.stack(f) for f in frames]}
     if record.family == "video_llava" and _OLD:
         return given
     rates = [_rate(clip) for clip in clips]
-    lasts = [len(clip.frames) - 1 if qwen else record.frames for clip in clips]  # a frame that is repeated keeps its time
+    lasts = [len(clip.frames) - 1 if qwen else n for clip, n in zip(clips, slots, strict=True)]  # a repeated frame keeps its time
     given["do_sample_frames"] = False
     given["video_metadata"] = [
         {"fps": rate, "total_num_frames": len(f), "frames_indices": [min(i, last) for i in range(len(f))]}
@@ -162,16 +225,47 @@ def _filled(clip: video.Clip, frames: int) -> list[Image]:
     return [clip.frames[i * (len(clip.frames) - 1) // max(frames - 1, 1)] for i in range(frames)]
 
 
-def _clip(record: Backbone, path: str, digest: Any) -> video.Clip:
-    """A video, the bytes of its file, or of the files of its folder, added to the digest."""
-    clip = video.read(path, record.frames)
-    source = Path(path)
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return clip
+def _clip(record: Backbone, part: Mapping[str, str], digest: Any) -> tuple[video.Clip, int]:
+    """A video, and how many frames it was to have; a digest of its file, or of the files of its folder, and the times of its
+    frames added to the digest. The clip may be another sample's too.
+
+    Without a number it has the model's, or as many as `fps` gives where that is said.
+    """
+    path, fps = str(part["value"]), _number(part, "fps")
+    frames = _count(part, 0 if fps else record.frames)
+    folder_fps = _number(part, "folder_fps")
+    start, end = (_number(part, name, least=-math.inf) for name in ("start", "end"))
+    sampler = str(part.get("sampler") or "ends")
+    if sampler not in video.SAMPLERS:
+        raise ValueError(f"cannot read video {path}: its sampler is one of {', '.join(video.SAMPLERS)}, not {sampler!r}")
+    found = video.remembered(path, frames, sampler, fps=fps, start=start, end=end, folder_fps=folder_fps or 1.0)
+    digest.update(found.digest + repr(found.clip.seconds).encode())
+    return found.clip, len(found.clip.frames) if fps else frames
+
+
+def _count(part: Mapping[str, str], default: int) -> int:
+    """How many frames a video has, or at most has where `fps` is said (0: no limit)."""
+    said = str(part.get("frames") or "").strip()
+    least = 0 if part.get("fps") else 1
+    if not said:
+        return default
+    if not said.isdecimal() or int(said) < least:
+        raise ValueError(f"cannot read video {part['value']}: its frames are a whole number of {least} or more, not {said!r}")
+    return int(said)
+
+
+def _number(part: Mapping[str, str], name: str, least: float = 0.0) -> float | None:
+    """A number above `least`; None where a part says nothing of it."""
+    said = str(part.get(name) or "").strip()
+    if not said:
+        return None
+    try:
+        found = float(said)
+    except ValueError:
+        found = math.nan
+    if not least < found < math.inf:
+        raise ValueError(f"cannot read video {part['value']}: its {name} is a number{' above 0' * (not least)}, not {said!r}")
+    return found
 
 
 def _picture(path: str, digest: Any) -> Image:

@@ -54,12 +54,14 @@ def _methods() -> list[tuple[str, ...]]:
 
 
 def _data() -> list[tuple[str, ...]]:
-    from .benchmarks import BENCHMARKS
+    from .benchmarks import BENCHMARKS, GROUPS
 
     folder = Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
-    rows: list[tuple[str, ...]] = [("BENCHMARK", "VLMEVALKIT NAME", "QUESTIONS", "METRIC", "STATE", "NOTE")]
+    rows: list[tuple[str, ...]] = [("BENCHMARK", "MODALITY", "QUESTIONS", "METRIC", "JUDGE", "STATE", "EXPECTED AT", "NOTE")]
     for b in BENCHMARKS.values():
-        there = "made on demand" if b.kind == "embedded" else "not yet" if b.kind == "planned" or b.judge else None
-        state = there or ("present" if (folder / f"{b.host}.tsv").is_file() else "missing")
-        rows.append((b.name, b.host, b.questions, b.metric, state, b.note))
-    return rows
+        table = folder / f"{b.host}.tsv"
+        state = "made on demand" if b.kind == "embedded" else "present" if table.is_file() else "missing"
+        place = "-" if b.kind == "embedded" else str(table)
+        rows.append((b.name, b.modality, b.asked, b.metric or "-", b.judge or "-", state, place, b.note))
+    rows += [(name, "group", f"{len(members)} benchmarks", "", "", "", "", " ".join(members)) for name, members in GROUPS.items()]
+    return [*rows, ("any other", "", "", "", "", "", "", "VLMEvalKit's own name, or the path of a TSV file")]

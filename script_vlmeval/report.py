@@ -34,6 +34,7 @@ NOTES = (
     "±95%: half the width of the 95% interval of the score alone: 1.96 standard errors.",
 )
 _log = logging.getLogger(__name__)
+_FIT = 4  # benchmarks whose intervals and retention fit on a terminal beside their scores
 _HEAD = Font(bold=True, color="FFFFFF"), PatternFill("solid", fgColor="2F4B6E"), Alignment(wrap_text=True, vertical="center")
 _INCOMPLETE = PatternFill("solid", fgColor="FBE3D0")
 _RULE = FormulaRule(formula=["$D2<>$D1"], border=Border(top=Side("thin", color="9AA5B1")))  # between budgets
@@ -89,9 +90,9 @@ def summarise(work_dir: Path) -> Summary:
     with disk(work_dir):
         folders = sorted(path for path in work_dir.glob("*/*/") if any((path / f).exists() for f in (CELL, PREDICTIONS, RESULT)))
     found = {(path.parent.name, path.name): _read(path) for path in folders}
-    rows = sorted((row for row in found.values() if isinstance(row, Row)), key=lambda row: row.order)
+    rows = sorted(_apart([row for row in found.values() if isinstance(row, Row)]), key=lambda row: row.order)
     gaps = {key: reason for key, reason in found.items() if isinstance(reason, str)}
-    if not rows:
+    if not rows and "not scored" not in gaps.values():
         begun = f" ({len(gaps)} begun: run the same command again)" if gaps else ""
         raise UserError(f"There are no results in '{work_dir}'{begun}. Name the --work-dir of a run, or run one first.")
     full = {(row.config.model, row.benchmark): row for row in rows if row.config.full}
@@ -105,8 +106,13 @@ def summarise(work_dir: Path) -> Summary:
 
 
 def table(summary: Summary) -> str:
-    """The overview for a terminal, in aligned columns; a star marks what is incomplete."""
-    lines = [[_words(value) for value in [line[0], *line[4:]]] for line in _lines(_overview(summary))]
+    """The overview for a terminal, in aligned columns; a star marks what is incomplete. Of many benchmarks the scores alone: the
+    rest is in the workbook."""
+    overview = _overview(summary)
+    if len(summary.benchmarks) > _FIT:
+        narrow = re.compile(r"(?<!^mean) (±95%|retention %)$")
+        overview = [{key: value for key, value in record.items() if not narrow.search(key)} for record in overview]
+    lines = [[_words(value) for value in [line[0], *line[4:]]] for line in _lines(overview)]
     lines[0] = [re.sub(r"^(?!mean ).* (±95%|retention %)$|^visual (tokens)$", r"\1\2", head) for head in lines[0]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = "\n".join(f"{line[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, line[1:], widths[1:])) for line in lines)
@@ -129,10 +135,19 @@ def _read(folder: Path) -> Row | str | None:
     if not (folder / RESULT).exists():
         return "unfinished"
     try:
-        return _parse(config, folder.name, read_json(folder / RESULT) or {})
+        data = read_json(folder / RESULT) or {}
+        return "not scored" if data.get("unscored") else _parse(config, folder.name, data)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         _log.warning("%s: skipped, not a result of this program (%s: %s)", folder / RESULT, type(error).__name__, error)
         return "unreadable"
+
+
+def _apart(rows: Sequence[Row]) -> list[Row]:
+    """Where a benchmark was scored in several ways, by string match and by a judge, each way is a benchmark of its own."""
+    ways: dict[str, set[str]] = {}
+    for row in rows:
+        ways.setdefault(row.benchmark, set()).add(row.way)
+    return [replace(row, benchmark=f"{row.benchmark} ({row.way})") if len(ways[row.benchmark]) > 1 else row for row in rows]
 
 
 def _parse(config: Config, benchmark: str, data: Mapping[str, Any]) -> Row:
@@ -177,7 +192,7 @@ def _pages(summary: Summary) -> list[tuple[str, list[list[Any]]]]:
     pages = [("overview", _overview(summary)), ("long", [_long(row) for row in summary.rows])]
     for benchmark in sorted({row.benchmark for row in summary.rows}):
         rows = [row for row in summary.rows if row.benchmark == benchmark]
-        pages.append((benchmark, [_name(row.config) | _counts(row) | row.data["metrics"] for row in rows]))
+        pages.append((benchmark, [_name(row.config) | _counts(row) | _metrics(row) for row in rows]))
     pages.append(("provenance", [_provenance(row) for row in summary.rows]))
     pages.append(("notes", [{"notes": note} for note in NOTES]))
     return [(name, _lines(records)) for name, records in pages]
@@ -219,11 +234,23 @@ def _counts(row: Row) -> dict[str, Any]:
     return {"n": row.n, "failed": Styled(row.failed, incomplete=row.failed > 0)}
 
 
+def _metrics(row: Row) -> dict[str, Any]:
+    """All figures of a cell: the main scorer's by their names; those of others over all rows with the scorer's name behind, and
+    on how many rows they differ. What others say of categories is in result.json."""
+    figures = dict(row.data["metrics"])
+    for other in row.data.get("other scorers") or ():
+        named = {key: value for key, value in other["metrics"].items() if "/" not in key}
+        named |= {"rows that differ": other.get("rows that differ")}
+        figures |= {f"{key} [{other['scorer']}]": value for key, value in named.items()}
+    return figures
+
+
 def _long(row: Row) -> dict[str, Any]:
     half = math.nan if row.half is None else row.half
     score = {"score": Styled(row.score, incomplete=row.failed > 0), "standard error": row.stderr}
     interval = {"95% low": number(row.score - half), "95% high": number(row.score + half)}
     tokens = {"visual tokens": at(row.data, "tokens.visual_kept"), "of": at(row.data, "tokens.visual_full")}
+    tokens |= {"frames": at(row.data, "tokens.frames")}
     speed = {"seconds without encoder": row.data.get("seconds"), "answers/s": row.data.get("samples_per_second")}
     settings = {"scorer": row.data.get("scorer"), "parameters": ", ".join(f"{key}={value}" for key, value in row.config.params)}
     start = _name(row.config) | {"benchmark": row.benchmark, "metric": row.metric}

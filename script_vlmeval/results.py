@@ -103,13 +103,17 @@ def result(
         "fingerprint": dict(fingerprint),
         "metrics": score.metrics,
         "primary": score.primary,
-        "score": score.metrics[score.primary],
+        "score": score.metrics[score.primary] if score.primary else None,
+        **({"unscored": score.unscored} if score.unscored else {}),
+        **({"submission": score.submission} if score.submission else {}),
+        **({"judge": score.judge} if score.judge else {}),
         "stderr": standard_error(dataset, score),
         "n": len(dataset.rows),
         "failed": len(failed),
         "failures": dict(list(failed.items())[:_NAMED]),
         "scorer": score.scorer,
-        "notes": list(dataset.notes),
+        "other scorers": [other.said() for other in score.others],
+        "notes": [*dataset.notes, *score.notes],
         "reference": tiny.reference(dataset.name, dataset.rows) if dataset.kind == "embedded" else {},
         "tokens": _tokens([a["tokens"] for a in good]),
         "seconds": seconds,
@@ -126,9 +130,7 @@ def standard_error(dataset: Dataset, score: Score) -> float | None:
     if not rows or score.per_sample is None:
         return None
     values = [score.per_sample[row["index"]] for row in rows]
-    if dataset.name == "MME" and dataset.kind == "host":
-        error = scoring.mme_error(rows, values)
-    elif math.isclose(100 * statistics.fmean(values), score.metrics[score.primary], abs_tol=1e-6):
+    if math.isclose(100 * statistics.fmean(values), score.metrics[score.primary], abs_tol=1e-6):
         error = 100 * scoring.standard_error(values, [scoring.image_of(row) for row in rows])
     else:  # the main figure is not the rows' mean
         return None
@@ -139,7 +141,8 @@ def _tokens(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the samples of what was measured."""
     if not counts:
         return {}
-    mean = {k: statistics.fmean(c.get(k, 0) for c in counts) for k in ("visual_full", "visual_kept", "between", "text")}
+    names = ("visual_full", "visual_kept", "between", "text", *(["frames"] if any("frames" in c for c in counts) else []))
+    mean = {name: statistics.fmean(c.get(name, 0) for c in counts) for name in names}
     layers = [statistics.fmean(column) for column in zip(*(c["layers"] for c in counts), strict=True)]
     return {**mean, "layers": layers, "relevance": next((c["relevance"] for c in counts if c["relevance"] != "none"), "none")}
 

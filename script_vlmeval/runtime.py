@@ -177,11 +177,22 @@ class Runtime:
                 use_cache=not method.reprunes(),
             )
             counts = self._counts(trace)
+        self._warn_of_length(counts)
         texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [
             Answer(text.strip(), {**c, "relevance": trace.relevance if c["visual_full"] else "none"})
             for text, c in zip(texts, counts, strict=True)
         ]
+
+    def _warn_of_length(self, counts: Sequence[Mapping[str, Any]]) -> None:
+        """Say that a prompt was longer than the language model was made for, as many frames of a video are."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit and max(c["layers"][0] for c in counts) > limit:
+            warnings.warn(
+                f"'{self.record.id}' read prompts of more than the {limit} tokens that its language model was made for: their "
+                "answers may make no sense. Of videos, show fewer frames (MVBench_4frame).",
+                stacklevel=3,
+            )
 
     def ready(self, method: Method) -> None:
         """Load what a method needs besides the model, so that what cannot be loaded is said before the first question."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cells import Config, Scalar, parse_params, read_study
@@ -12,6 +13,7 @@ from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     from .backbones import Models
+    from .judge import Judge
 
 DEFAULTS: dict[str, Any] = {
     "work-dir": "results",
@@ -24,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "attn": "sdpa",
     "prompt-style": "auto",
     "protocol": None,
+    "judge": None,
+    "judge-url": None,
 }
 
 
@@ -90,6 +94,17 @@ def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Confi
 def _given(config: Config, params: dict[str, Scalar]) -> Config:
     """The configuration with these parameters over its own."""
     return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
+
+
+def judge_of(settings: dict[str, Any], work_dir: Path) -> Judge | None:
+    """The judge that is named; None where none is. UserError for one that cannot be asked."""
+    from .judge import judge_of
+
+    if not settings["judge"]:
+        if settings["judge-url"]:
+            raise UserError("--judge-url says where a judge is served: name its model with --judge.")
+        return None
+    return judge_of(str(settings["judge"]), str(settings["judge-url"] or ""), cache=work_dir / ".judge")
 
 
 def check_names(configs: Sequence[Config], models: Models) -> None:

@@ -24,8 +24,9 @@ from .backbones import CLIPS, Backbone, Models
 from .benchmarks import Benchmark
 from .cells import Cell, Config
 from .errors import UserError
+from .judge import Judge
 from .methods import Method
-from .plugin import Dataset, host_label, open_dataset
+from .plugin import SAMPLER, Dataset, host_label, open_dataset
 from .report import write_predictions
 from .results import Origin
 from .runtime import Runtime, choose_device, choose_dtype, method_of, relevance_of
@@ -55,6 +56,7 @@ class Options:
     prompt_style: str = "auto"
     fresh: bool = False
     quiet: bool = False
+    judge: Judge | None = None  # of benchmarks that one scores
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Outcome:
     already: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
     rows: dict[Cell, tuple[int, str]] = field(default_factory=dict)
+    unscored: dict[Cell, str] = field(default_factory=dict)  # done as far as that goes here: cell -> who scores it
 
     @property
     def status(self) -> int:
@@ -95,6 +98,7 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     made = {c: method_of(c, options.models) for c in configs}
     records = {model: options.models.record(model) for model in dict.fromkeys(c.model for c in configs)}
     datasets = [(b, _opened(b, options)) for b in data]
+    _check_judge(datasets, options)
     jobs = [
         _job(record, {c: m for c, m in made.items() if c.model == record.id}, datasets, options) for record in records.values()
     ]
@@ -125,6 +129,19 @@ def _opened(benchmark: Benchmark, options: Options) -> Dataset:
     return dataset
 
 
+def _check_judge(datasets: Sequence[tuple[Benchmark, Dataset]], options: Options) -> None:
+    """UserError for a judge that has nothing to judge or does not answer: before the hours of answering, not behind them."""
+    judged = [b.name for b, dataset in datasets if dataset.judgeable]
+    if options.judge is not None:
+        if not judged:
+            raise UserError(f"--judge: {', '.join(b.name for b, _ in datasets)} need no judge. Leave it out.")
+        if options.mode != "infer":
+            options.judge.check()
+    for b, dataset in datasets:
+        if dataset.judgeable and options.judge is None and b.judge != "optional" and options.mode != "infer":
+            _log.warning("%s is scored by a judge model (--judge): without one there are answers, but no score.", b.name)
+
+
 def _work(cell: Cell, method: Method, record: Backbone, origin: Origin, dataset: Dataset, options: Options) -> Work:
     """A cell to work on; refused, with nothing written, where its folder holds results of other settings."""
     settings = fingerprint(cell, method, record, origin, dataset, options)
@@ -132,7 +149,7 @@ def _work(cell: Cell, method: Method, record: Backbone, origin: Origin, dataset:
     if not options.fresh:
         store.check()
     work = Work(cell, method, store, origin.said())
-    work.take_up(dataset, options.fresh)
+    work.take_up(dataset, options.fresh, options.judge.label if options.judge and options.mode != "infer" else "")
     return work
 
 
@@ -155,7 +172,7 @@ def fingerprint(
         "conversation": "vlmevalkit" if talk is record.host_talk else "model",
         "max_new_tokens": asking.longest(options.prompt_style, dataset, record),
         **({"protocol": record.protocol} if record.protocol else {}),
-        **({"frames": record.frames} if record.dynamic or talk.video else {}),
+        **_shown(record, dataset, bool(talk.video)),
         "benchmark": dataset.name,
         "data": dataset.digest,
         "rows": len(dataset.rows),
@@ -165,6 +182,14 @@ def fingerprint(
         "host": host_label(),
         **{name: results.version(name) for name in results.DECISIVE},
     }
+
+
+def _shown(record: Backbone, dataset: Dataset, films: bool) -> dict[str, Any]:
+    """How many frames of a video are shown, and which."""
+    benchmark = dataset.benchmark
+    if benchmark.modality != "video":
+        return {"frames": record.frames} if record.dynamic or films else {}
+    return {"frames": f"{benchmark.fps:g} a second" if benchmark.fps else benchmark.frames or record.frames, "sampler": SAMPLER}
 
 
 @cache
@@ -244,10 +269,12 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
     if options.mode != "infer":
         try:
             with disk(work.store.folder):
-                score = dataset.score(work.store.workbook)
+                score = dataset.score(work.store.workbook, options.judge, options.quiet)
         except UserError as error:
             outcome.failed[work.cell] = str(error)
             return
+        if score.unscored:
+            outcome.unscored[work.cell] = score.unscored + (f"; to send in: {score.submission}" if score.submission else "")
         device = choose_device(options.device)
         work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device, work.origin))
     outcome.done.append(work.cell)

@@ -2,7 +2,7 @@
 # What the demos share. Each sets model, needs, grid, study and work, then sources this:
 #
 #   1. the grid of Sequential Prune's release on its two benchmarks, DocVQA_VAL and OCRBench;
-#   2. the methods of the study side by side, on those of fourteen benchmarks whose data is at hand.
+#   2. the methods of the study side by side, on those of ten image benchmarks whose data is at hand.
 #
 # One GPU: a call of run.py for each benchmark of 1 and one for 2. Several: run.py is one process, so the configurations are dealt
 # out to one process per GPU (logs in WORK_DIR/logs), and a last run over all of them scores. Run it again to go on.
@@ -17,7 +17,7 @@ work=${WORK_DIR:-$work}
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
 
-fourteen="VQAv2 GQA VizWiz ScienceQA TextVQA POPE MME MMBench MMBench-CN MM-Vet MVBench Video-MME MLVU LongVideoBench"
+customary="VQAv2 GQA VizWiz ScienceQA TextVQA POPE MME MMBench MMBench_CN MMVet" # the ten image sets of the papers
 
 # gpus: what CUDA would see, in its words.
 find_gpus() {
@@ -34,19 +34,19 @@ find_gpus() {
   done
 }
 
-# found: those of the fourteen that can be run; says which cannot, and why.
+# found: those of the ten that can be run; says which cannot, and why.
 find_data() {
   local table name reason
   table=$("$python" "$root/run.py" --list data)
   found=()
   while IFS=$'\t' read -r name reason; do
     if [[ -z $reason ]]; then found+=("$name"); else echo "Left out: $name ($reason)"; fi
-  done < <(awk -v wanted="$fourteen" '
+  done < <(awk -v wanted="$customary" '
     function cell(head) { text = substr($0, at[head]); sub(/  .*/, "", text); return text }
-    NR == 1 { for (i = split("VLMEVALKIT NAME,STATE,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
+    NR == 1 { for (i = split("JUDGE,STATE,EXPECTED AT,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
     { state = cell("STATE"); reason[$1] = state ": " cell("NOTE") }
-    state == "missing" { reason[$1] = "there is no " cell("VLMEVALKIT NAME") ".tsv in the data folder" }
-    state == "present" { reason[$1] = "" }
+    state == "missing" { reason[$1] = "there is no " cell("EXPECTED AT") }
+    state == "present" { reason[$1] = cell("JUDGE") == "needed" ? "it needs a judge model" : "" }
     END {
       for (i = split(wanted, names, " "); i; i--) if (!(names[i] in reason)) reason[names[i]] = "unknown to run.py"
       for (i = 1; i in names; i++) print names[i] "\t" reason[names[i]]
@@ -95,15 +95,15 @@ from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-from script_vlmeval.benchmarks import resolve
+from script_vlmeval.benchmarks import expand
 from script_vlmeval.cli import parser
 from script_vlmeval.errors import UserError
 from script_vlmeval.plugin import open_dataset
 
 args = parser().parse_args(sys.argv[2:])
 try:
-    for name in args.data:
-        dataset = open_dataset(resolve(name), args.limit and int(args.limit), Path(args.work_dir))
+    for benchmark in expand(args.data):
+        dataset = open_dataset(benchmark, args.limit and int(args.limit), Path(args.work_dir))
         for row in dataset.rows:
             with suppress(ValueError):  # a broken picture is for run.py to report
                 dataset.message(row)

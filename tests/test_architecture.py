@@ -26,11 +26,11 @@ ROWS = {
     8: "loading prune",
     7: "prefill",
     6: "observe backbones convert",
-    5: "plans tower",
+    5: "plans tower prepare",
     4: "families tiny encode benchmarks",
     3: "query attention offers",
     2: "methods prompts",
-    1: "kernels sequence trace scoring cells celltext store shapes hub video",
+    1: "kernels sequence trace scoring cells celltext store shapes hub video judge",
     0: "errors",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}

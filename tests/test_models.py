@@ -20,6 +20,7 @@ from conftest import ROOT
 
 from script_vlmeval import asking, backbones, inputs, plugin, prompts, sweep
 from script_vlmeval.backbones import BACKBONES, Models
+from script_vlmeval.benchmarks import BENCHMARKS
 from script_vlmeval.cells import Cell, Config
 from script_vlmeval.cli import main
 from script_vlmeval.methods import get_method
@@ -517,12 +518,10 @@ def test_a_broken_video_is_a_failed_row(
     shown = ["whole.mp4", "broken.mp4", "empty", "absent.mp4"]
     rows = [dict(index=str(i), question="What?", answer="x", category="c") for i in range(len(shown))]
 
-    def message(row: Mapping[str, str]) -> list[Part]:
+    def message(row: Mapping[str, str], style: str) -> list[Part]:
         return [{"type": "video", "value": str(tmp_path / shown[int(row["index"])])}, text("What?")]
 
-    from script_vlmeval.plugin.scores import score_exact
-
-    dataset = Dataset("ShapesVQA", rows, "digest", message, score_exact, "embedded")
+    dataset = Dataset(BENCHMARKS["ShapesVQA"], rows, "digest", message)
     monkeypatch.setattr(sweep, "open_dataset", lambda *_: dataset)
     assert swept(tmp_path / "results", at(family), family, "x_divprune_25pct") == 1
     assert "3 could not be answered" in capsys.readouterr().err

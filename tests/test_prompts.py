@@ -31,7 +31,10 @@ CASES = [
         f"Is there a cup in the image?\n{SHORT}",
         "Is there a cup in the image?",
     ),
-    ("VizWiz", {"question": "What is this?"}, f"What is this?\n{UNANSWERABLE}\n{SHORT}", "What is this?"),
+    *(
+        (name, {"question": "What is this?"}, f"What is this?\n{UNANSWERABLE}\n{SHORT}", "What is this?")
+        for name in ("VizWiz", "VizWiz_TEST")
+    ),
     ("TextVQA_VAL", {"question": "What brand?"}, f"What brand?\n{SHORT}", f"What brand?\n{SHORT}"),
     (
         "MME",
@@ -70,6 +73,8 @@ CASES = [
         for name in ("MMBench_DEV_CN", "MMBench_DEV_CN_V11", "MMBench_TEST_CN", "MMBench_CN", "MMBench_CN_V11")
     ),
     ("MMVet", {"question": "What is x in the equation?"}, "What is x in the equation?", "What is x in the equation?"),
+    *((name, {"question": "who sings?"}, f"who sings?\n{SHORT}", "who sings?") for name in ("TGIF-QA", "MSVD-QA", "MSRVTT-QA")),
+    ("ActivityNet-QA", {"question": "who sings"}, f"Who sings?\n{SHORT}", "Who sings?"),
 ]
 NAMES = [case[0] for case in CASES]
 REQUESTS = (SHORT, LETTER, UNANSWERABLE, SELECT, "Please answer yes or no.", "请直接回答选项字母。")
@@ -97,7 +102,8 @@ def test_the_question_is_the_message_without_its_last_requests_in_both_styles(na
     "name",
     (
         "MMBench_DEV_KO MMBench_dev_en MMBench-Video CCBench MMVet_Hard MME-RealWorld DocVQA_VAL OCRVQA_TEST ShapesVQA ShapesYN "
-        "MVBench_8frame Video-MME_8frame GQA data/POPE.tsv pope"
+        "MVBench_8frame Video-MME_8frame MVBench Video-MME MLVU_MCQ MLVU_OpenEnded LongVideoBench OCRBench "
+        "VizWiz_Other GQA data/POPE.tsv pope"
     ).split(),
 )
 def test_other_benchmarks_keep_the_hosts_message(name):
@@ -105,7 +111,8 @@ def test_other_benchmarks_keep_the_hosts_message(name):
     assert prompts.default_style(name) == "vlmevalkit"
     assert prompts.text(name, {"question": "Why?"}) is None
     assert prompts.restyled(name, message, {"question": "Why?"}, "llava") == message
-    assert prompts.max_new_tokens(name, "llava") is None
+    assert prompts.max_new_tokens(name, "llava") == prompts.max_new_tokens(name, "vlmevalkit")
+    assert prompts.max_new_tokens(name, "llava") == (1024 if name == "MLVU_OpenEnded" else None)  # a summary is not cut
     assert not prompts.reads_ocr(name)
 
 
@@ -181,6 +188,16 @@ def test_a_row_without_a_question_is_refused(name):
         prompts.text(name, {"index": "1"})
 
 
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [("is he alone", "Is he alone?"), ("  who is it? ", "Who is it?"), ("iPhone or not", "IPhone or not?"), ("42", "42?")],
+)
+def test_activitynet_gets_a_capital_and_a_question_mark(question, asked):
+    assert prompts.text("ActivityNet-QA", {"question": question}) == f"{asked}\n{SHORT}"
+    message = prompts.video_message("ActivityNet-QA", {"question": question, "video_path": "/a.mp4"}, "vlmevalkit")
+    assert message[1:] == [{"type": "text", "value": asked}]
+
+
 # styles -----------------------------------------------------------------------------------------------------------------
 
 
@@ -229,20 +246,22 @@ REAL_WORLD = (
 )
 REAL_WORLD_CN = "根据图像选择上述多项选择题的最佳答案。只需回答正确选项的字母（A, B, C, D 或 E）。\n最佳答案为："
 BRACKETS = "Question: Q?\nOptions:\n(A) x\n(B) y"
+BARE = "Q?\n(A) x\n(B) y"
 LINES = "Q?\nA. x\nB. y"
 
 
 @pytest.mark.parametrize(
     ("text", "question"),
     [
-        # video sets; the texts of a message stand on lines of their own
-        (f"{CAUSES}{SELECT_BEST}\n\n{BRACKETS}\n\nOnly give the best option.\nBest option:(", BRACKETS),
-        (f"{DETAIL}{SELECT_BEST}\n{BRACKETS}\n\nOnly give the best option.", BRACKETS),
+        # video sets; the texts of a message stand on lines of their own, and headings go where it tells of a video
+        (f"{CAUSES}{SELECT_BEST}\n\n{BRACKETS}\n\nOnly give the best option.\nBest option:(", BARE),
+        (f"{DETAIL}{SELECT_BEST}\n{BRACKETS}\n\nOnly give the best option.", BARE),
+        (f"{BRACKETS}\n\nOnly give the best option.", BRACKETS),
         (f"{DETAIL}Based on your observations, answer the given questions.\nWhat happens?", "What happens?"),
-        (f"{FRAMES}{BEST}{ONLY_LETTER}\nQuestion: {LINES}\nAnswer: ", f"Question: {LINES}"),
+        (f"{FRAMES}{BEST}{ONLY_LETTER}\nQuestion: {LINES}\nAnswer: ", LINES),
         (
             f"{FRAMES}This video's subtitles are listed below:\nhello\n{BEST}{ONLY_LETTER}\nQuestion: {LINES}\nAnswer: ",
-            f"This video's subtitles are listed below:\nhello\nQuestion: {LINES}",
+            f"This video's subtitles are listed below:\nhello\n{LINES}",
         ),
         (f"{LINES}\n{LETTER}", LINES),
         (f"{LINES}\n{LETTER[:-1]} and only give the best option.", LINES),
@@ -309,3 +328,192 @@ def test_every_sentence_of_the_styles_is_no_question():
 def test_long_runs_of_blanks_are_read_once():
     text = re.sub("x", " \n" * 20_000, f"axbxcx{SHORT}xd")
     assert prompts.question_of(text) == text.split(SHORT)[0].rstrip() + "\nd"
+
+
+# videos -----------------------------------------------------------------------------------------------------------------
+
+CLIP = {
+    "index": "3",
+    "video_path": "/data/clip.mp4",
+    "question": "What is done?",
+    "candidates": "['He\\'s sitting.', 'Nothing', 7]",
+    "task_type": "Action Count",
+    "data_type": "video",
+    "bound": "False",
+}
+LETTERED = CLIP | {"candidates": "['A. Sit.', 'B. Stand.', 'C. 7']"}
+OPTIONS = "(A) He's sitting.\n(B) Nothing\n(C) 7"
+TASK = f"Question: What is done?\nOptions:\n{OPTIONS}"
+GIVE = {"type": "text", "value": "\nOnly give the best option."}
+
+
+def said(value: str, role: str = "") -> dict[str, str]:
+    return {"type": "text", "value": value, **({"role": role} if role else {})}
+
+
+SHOWN = {"type": "video", "value": "/data/clip.mp4", "sampler": "middle"}
+HOSTED = {  # table -> the row, what stands before the video and behind it, the question
+    "MVBench": (
+        CLIP,
+        [said(f"{CAUSES}{SELECT_BEST}\n", "system")],
+        [said(TASK), GIVE, said("Best option:(", "assistant")],
+        f"What is done?\n{OPTIONS}",
+    ),
+    "MLVU_MCQ": (CLIP, [said(f"{DETAIL}{SELECT_BEST}", "system")], [said(TASK), GIVE], f"What is done?\n{OPTIONS}"),
+    "MLVU_OpenEnded": (
+        CLIP,
+        [said(f"{DETAIL}Based on your observations, answer the given questions.", "system")],
+        [said("What is done?")],
+        "What is done?",
+    ),
+    "Video-MME": (
+        LETTERED,
+        [],
+        [
+            said(f"{FRAMES}{BEST}{ONLY_LETTER}"),
+            said("Question: What is done?\nA. Sit.\nB. Stand.\nC. 7\nAnswer: "),
+        ],
+        "What is done?\nA. Sit.\nB. Stand.\nC. 7",
+    ),
+    "LongVideoBench": (
+        CLIP,
+        [],
+        [said(f"What is done?\nA. He's sitting.\nB. Nothing\nC. 7\n{LETTER}")],
+        "What is done?\nA. He's sitting.\nB. Nothing\nC. 7",
+    ),
+}
+OPEN = ("TGIF-QA", "MSVD-QA", "MSRVTT-QA", "ActivityNet-QA")
+
+
+def words(message: list[dict[str, str]]) -> str:
+    """What a model's prompt holds of it, without the answer's opening."""
+    return "\n".join(part["value"] for part in message if part["type"] == "text" and part.get("role") != "assistant")
+
+
+def test_nine_sets_are_known():
+    assert (*("MVBench", "Video-MME", "MLVU_MCQ", "MLVU_OpenEnded", "LongVideoBench"), *OPEN) == prompts.VIDEOS
+
+
+@pytest.mark.parametrize("table", HOSTED)
+@pytest.mark.parametrize("style", prompts.STYLES)
+def test_video_sets_of_the_host_are_asked_in_its_words(table, style):
+    row, before, behind, question = HOSTED[table]
+    message = prompts.video_message(table, row, style)
+    assert message == [*before, SHOWN, *behind]
+    assert prompts.restyled(table, message, row, style) == message
+    assert prompts.question_of(words(message)) == question
+    assert prompts.question_of(question) == question
+
+
+@pytest.mark.parametrize("table", OPEN)
+def test_open_video_sets_are_asked_for_a_word_or_phrase_in_style_llava(table):
+    row = {"question": "What is done?", "video_path": "/data/clip.mp4"}
+    host, llava = (prompts.video_message(table, row, style) for style in ("vlmevalkit", "llava"))
+    assert host == [SHOWN, said("What is done?")]
+    assert llava == [SHOWN, said(f"What is done?\n{SHORT}")]
+    assert prompts.restyled(table, host, row, "llava") == prompts.restyled(table, llava, row, "llava") == llava
+    assert prompts.question_of(words(host)) == prompts.question_of(words(llava)) == "What is done?"
+    assert prompts.default_style(table) == "llava"
+    assert prompts.max_new_tokens(table, "llava") == 128
+
+
+@pytest.mark.parametrize("table", prompts.VIDEOS)
+def test_a_message_says_how_its_video_is_read(table):
+    (part,) = (p for p in prompts.video_message(table, CLIP, "llava", "16", "ends", "0.5") if p["type"] == "video")
+    assert part == {"type": "video", "value": "/data/clip.mp4", "frames": "16", "sampler": "ends", "fps": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "more"),
+    [
+        ({"bound": "True", "start": "3.2", "end": " 7 "}, {"start": "3.2", "end": "7"}),
+        ({"bound": "False", "start": "", "end": ""}, {}),
+        ({"bound": "False", "start": "1.0", "end": "2.0"}, {}),
+        ({"bound": "TRUE", "start": "0", "end": "2.0", "data_type": "frame"}, {"start": "0", "end": "2.0", "folder_fps": "3"}),
+        ({"bound": "False", "data_type": "gif"}, {}),
+    ],
+)
+def test_mvbench_cuts_out_a_span_where_it_has_one(cells, more):
+    assert prompts.video_message("MVBench", CLIP | cells, "vlmevalkit")[1] == SHOWN | more
+    assert prompts.video_message("MLVU_MCQ", CLIP | cells, "vlmevalkit")[1] == SHOWN
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["", "[]", "['one']", "['A. x' 'B. y']", "x, y", "{'a', 'b'}", "['a', 'b'", "__import__('os').getcwd()", str(["x"] * 27)],
+)
+@pytest.mark.parametrize("table", ["MVBench", "Video-MME", "MLVU_MCQ", "LongVideoBench"])
+def test_options_that_are_no_list_are_refused(table, cell):
+    with pytest.raises(UserError, match=rf"{table}, row 3: .*'candidates'"):
+        prompts.video_message(table, CLIP | {"candidates": cell}, "vlmevalkit")
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [("[1, 2.5]", "(A) 1\n(B) 2.5"), ("('x', 'y')", "(A) x\n(B) y"), (' ["it\'s", "Ü"]\n', "(A) it's\n(B) Ü")],
+)
+def test_options_are_read_as_python_writes_them(cell, options):
+    message = prompts.video_message("MLVU_MCQ", CLIP | {"candidates": cell, "question": "22"}, "vlmevalkit")
+    assert message[2] == said(f"Question: 22\nOptions:\n{options}")
+
+
+@pytest.mark.parametrize("style", prompts.STYLES)
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *((table, column) for table in prompts.VIDEOS for column in ("question", "video_path")),
+        *((table, "candidates") for table in HOSTED if table != "MLVU_OpenEnded"),
+        *(("MVBench", column) for column in ("bound", "data_type", "start", "end")),
+    ],
+)
+def test_a_row_that_lacks_a_column_is_refused(table, column, style):
+    row = CLIP | {"bound": "True", "start": "1", "end": "2"}
+    prompts.video_message(table, row, style)
+    for poorer in ({k: v for k, v in row.items() if k != column}, row | {column: " "}):
+        with pytest.raises(UserError, match=rf"{table}, row 3: the column '{column}'"):
+            prompts.video_message(table, poorer, style)
+
+
+@pytest.mark.parametrize(("column", "cell"), [("bound", "yes"), ("start", "0:03"), ("end", "nan"), ("end", "inf")])
+def test_a_span_that_is_none_is_refused(column, cell):
+    row = CLIP | {"bound": "True", "start": "1", "end": "2", column: cell}
+    with pytest.raises(UserError, match=rf"row 3: '{column}' must be .* not '{cell}'"):
+        prompts.video_message("MVBench", row, "vlmevalkit")
+
+
+def test_unknown_video_sets_and_styles_are_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"'MVBench_8frame'.*Did you mean 'MVBench'"):
+        prompts.video_message("MVBench_8frame", CLIP, "llava")
+    with pytest.raises(UserError, match=r"'lava'.*Did you mean 'llava'"):
+        prompts.video_message("MVBench", CLIP, "lava")
+
+
+def test_the_words_are_those_of_vlmevalkit():
+    """Its own classes build the messages, without their data: of a video that is not cut into frames."""
+    pytest.importorskip("vlmeval", exc_type=ImportError)
+    from script_vlmeval.plugin.host import host
+
+    try:
+        host()
+    except UserError as error:
+        pytest.skip(str(error))
+    from vlmeval.dataset.longvideobench import LongVideoBench
+    from vlmeval.dataset.mlvu import MLVU_MCQ, MLVU_OpenEnded
+    from vlmeval.dataset.mvbench import MVBench
+    from vlmeval.dataset.videomme import VideoMME
+
+    classes = {"MVBench": MVBench, "MLVU_MCQ": MLVU_MCQ, "MLVU_OpenEnded": MLVU_OpenEnded}
+    classes |= {"Video-MME": VideoMME, "LongVideoBench": LongVideoBench}
+    assert classes.keys() == HOSTED.keys()
+    for table, kind in classes.items():
+        dataset = kind.__new__(kind)
+        dataset.data_root, dataset.fps, dataset.nframe, dataset.use_subtitle = "/data", -1, 0, False
+        dataset.save_video_frames = lambda *_: ([], [], {"fps": 1.0})
+        dataset.load_into_video_and_process = lambda line: "/data/clip.mp4"
+        row = HOSTED[table][0]
+        line = row | {"bound": False, "prefix": "", "video": "clip" if table == "Video-MME" else "clip.mp4", "answer": "Nothing"}
+        theirs = dataset.build_prompt(line, True)
+        ours = prompts.video_message(table, row, "vlmevalkit")
+        assert [p for p in theirs if p["type"] == "text" and p["value"]] == [p for p in ours if p["type"] == "text"]
+        kinds = [p["type"] for p in theirs if p["value"]]
+        assert kinds == [p["type"] for p in ours], table

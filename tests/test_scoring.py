@@ -57,6 +57,7 @@ def test_yes_or_no(text, said):
     [
         ("B", "B"),
         ("B.", "B"),
+        ("B . no", "B"),
         ("(B)", "B"),
         (" **b** ", "B"),
         ("B) red square", "B"),
@@ -72,6 +73,9 @@ def test_yes_or_no(text, said):
         ("(no answer)", ""),
         ("A or B", ""),
         ("(A) or (B)", ""),
+        ("A) or B)", ""),
+        ("Option A or B", ""),
+        ("Option B or Z", "B"),
         ("A big dog", ""),
         ("Z", ""),
         ("E", ""),

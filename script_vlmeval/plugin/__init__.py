@@ -2,11 +2,12 @@
 
 The only package that imports vlmeval, and only when something is asked of it:
 
-    host.py      importing vlmeval and undoing what that does to the process
-    classes.py   the model class and the dataset classes that VLMEvalKit's own runner uses
-    datasets.py  a benchmark as our runner sees it: rows, messages, score
-    hosted.py    the host's own datasets behind it; pictures.py: the user's own tables; folders.py: where data lies
-    scores.py    running a scorer and reading its verdict
+    host.py         importing vlmeval and undoing what that does to the process
+    classes.py      the model class and the embedded sets as VLMEvalKit's own runner uses them; sets.py: what it lacks
+    datasets.py     a benchmark as our runner sees it: rows, messages, score
+    hosted.py       the host's own image sets behind it; videos.py: video sets; pictures.py: the user's own tables
+    scores.py       what a scorer says; judged.py: a judge's; host_scores.py: the host's; submissions.py: files to send in
+    workbook.py     workbooks of answers; folders.py: where data lies
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from .datasets import Dataset, open_dataset
 from .scores import Score
+from .videos import SAMPLER
 
 if TYPE_CHECKING:
     from .classes import PrunedVLM
 
-__all__ = ["Dataset", "PrunedVLM", "Score", "config_names", "host_label", "open_dataset", "register"]
+__all__ = ["SAMPLER", "Dataset", "PrunedVLM", "Score", "config_names", "host_label", "open_dataset", "register"]
 
 
 def host_label() -> str:
@@ -69,17 +71,20 @@ def register() -> None:
     from .host import host
 
     h = host()
-    from .classes import DATASETS, PrunedVLM
+    from .classes import EMBEDDED, PrunedVLM
+    from .sets import SETS, VIDEO_SETS, tolerant
 
     # In place, and as real partials: other modules hold the dictionary, and the runner edits `keywords` of its values.
     h.config.supported_VLM.update({name: partial(PrunedVLM, config=name) for name in config_names()})
     h.vlm.PrunedVLM = PrunedVLM  # `--config FILE` looks classes up by attribute
-    for cls in DATASETS:
+    for cls in (*EMBEDDED, *SETS, *VIDEO_SETS):
         setattr(h.dataset, cls.__name__, cls)
         if cls not in h.dataset.DATASET_CLASSES:
             h.dataset.DATASET_CLASSES.insert(0, cls)
         known = h.dataset.SUPPORTED_DATASETS
         known.extend(name for name in cls.supported_datasets() if name not in known)
+    videos = h.dataset.supported_video_datasets
+    videos.update({name: tolerant(factory) for name, factory in videos.items()})
 
 
 def __getattr__(name: str) -> Any:

@@ -149,4 +149,4 @@ class ShapesYN(ImageYORNDataset):  # type: ignore[misc]
         return {name: value for name, value in (metrics or {}).items() if name == "total"}
 
 
-DATASETS = (ShapesVQA, ShapesYN)
+EMBEDDED = (ShapesVQA, ShapesYN)

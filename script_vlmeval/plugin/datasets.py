@@ -1,35 +1,35 @@
-"""A benchmark as our runner sees it: rows of text, the host's message for each row, and a score for a workbook of answers."""
+"""A benchmark as our runner sees it: rows of text, a message for each row, and a score for a workbook of answers."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import prompts
 from ..benchmarks import BENCHMARKS, Benchmark, read_tsv, read_user_tsv
 from ..errors import UserError, unknown
+from ..scoring import RULES
+from . import hosted, videos
 from .folders import DATA, data_folder, digest, named_folder, own_folder
 from .host import environment, host
-from .hosted import (
-    Message,
-    Row,
-    build,
-    messages_of,
-    needs_judge,
-    notes_on,
-    refuse_unscorable,
-    refuse_without_answers,
-    rows_of,
-    video_names,
-)
-from .pictures import OwnTable, check_pictures
-from .scores import OURS, Score, remove_stale, score_exact, score_host, score_pairs
+from .host_scores import score_host
+from .judged import JUDGED, score_judged
+from .pictures import OwnTable, check_pictures, items
+from .scores import Score, by_rule
+from .submissions import SUBMISSIONS, write_submission
+from .workbook import answered_rows, remove_stale
+
+if TYPE_CHECKING:
+    from ..judge import Judge
 
 log = logging.getLogger(__name__)
+Row = dict[str, str]
+Message = list[dict[str, str]]
+_PATHS = ("image_path", "video_path", "subtitle_path")
 
 
 @dataclass
@@ -37,60 +37,113 @@ class Dataset:
     """One opened benchmark. `rows` hold every cell but the picture as text, in file order, each `index` once.
 
     `skipped`: indices of rows without a picture, which the host leaves out. `notes`: what belongs beside a score, such as a
-    table that differs from the published one. `digest`: SHA-256 of the table. `kind`: as the benchmark's. `stamp`: tells a row's
-    picture files from others under the same names, which the table's digest does not see.
+    table that differs from the published one. `digest`: SHA-256 of what is asked. `stamps`: tell a row's media files from others
+    under the same names, which the digest does not see. `scored`: whether there is anything to score against.
     """
 
-    name: str
-    rows: list[dict[str, str]]
+    benchmark: Benchmark
+    rows: list[Row]
     digest: str
-    _message: Callable[[Row], Message] = field(repr=False)
-    _score: Callable[[Path], Score] = field(repr=False)
-    kind: str = "host"
-    host: str = ""  # VLMEvalKit's name, of its own benchmarks
-    stamp: Callable[[Row], str] = field(default=lambda row: "", repr=False)
+    _message: Callable[[Row, str], Message] = field(repr=False)
+    _stamp: Callable[[Row], str] = field(default=lambda row: "", repr=False)
+    evaluator: Any = field(default=None, repr=False)  # the host's object or class with `evaluate`
+    scored: bool = True
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    _stamps: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def message(self, row: Row) -> Message:
-        """What the host's runner would send for this row: dicts of `type` image | text and `value` path | text.
+    @property
+    def name(self) -> str:
+        return self.benchmark.name
 
-        ValueError saying which picture of which row is missing or cannot be decoded.
+    @property
+    def kind(self) -> str:
+        return self.benchmark.kind
+
+    @property
+    def host(self) -> str:
+        """VLMEvalKit's name, or ours in its data folder, of published benchmarks."""
+        return self.benchmark.host if self.kind in ("host", "video") else ""
+
+    def message(self, row: Row, style: str = "vlmevalkit") -> Message:
+        """What a model is asked: dicts of `type` image | video | text and `value` path | text, in the words of a style.
+
+        ValueError saying which picture or video of which row is missing or, of a picture, cannot be decoded.
         """
         try:
-            message = self._message(row)
+            message = self._message(row, style)
             check_pictures(part["value"] for part in message if part["type"] == "image")
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"row with index '{row['index']}': {reason}") from error
         return message
 
-    def score(self, workbook: Path) -> Score:
-        """The score of a workbook (all columns but the picture, and `prediction`); the scorer's files go beside it.
+    def stamp(self, row: Row) -> str:
+        """Looked at once for each row."""
+        if row["index"] not in self._stamps:
+            self._stamps[row["index"]] = self._stamp(row)
+        return self._stamps[row["index"]]
 
-        UserError when the workbook cannot be read or the scorer gives up.
+    @property
+    def judgeable(self) -> bool:
+        """Whether a judge has anything to say."""
+        return self.benchmark.rule in JUDGED or (self.scored and not self.benchmark.rule and hosted.needs_judge(self.evaluator))
+
+    def score(self, workbook: Path, judge: Judge | None = None, quiet: bool = True) -> Score:
+        """The score of a workbook (all columns but the picture, and `prediction`), with what other scorers say beside it; their
+        files go beside the workbook. judge: where the benchmark is one that a judge scores.
+
+        UserError when the workbook cannot be read, the scorer gives up, or the judge does not answer.
         """
         remove_stale(workbook)
-        return self._score(workbook)
+        judge = judge if self.judgeable else None
+        scores = self._by_ours(workbook, judge, quiet)
+        if self.evaluator is not None and self.scored and (not hosted.needs_judge(self.evaluator) or (judge and not scores)):
+            try:
+                scores.append(score_host(self.evaluator, workbook, data_folder(), None if scores else judge))
+            except UserError as error:
+                if not scores:
+                    raise
+                scores[0] = replace(scores[0], notes=(str(error),))
+        if not scores:
+            return self._unscored(workbook)
+        main = scores[0]
+        for other in scores[1:]:
+            main = main.beside(other)
+        if self.host in SUBMISSIONS:
+            main = replace(main, submission=self._submission(workbook))
+        return main
+
+    def _by_ours(self, workbook: Path, judge: Judge | None, quiet: bool) -> list[Score]:
+        """By a judge, by a rule: the main one first."""
+        rule = self.benchmark.rule
+        found = [score_judged(JUDGED[rule], judge, workbook, quiet)] if judge and rule in JUDGED else []
+        return [*found, by_rule(RULES[rule], workbook)] if self.scored and rule in RULES and not RULES[rule].judged else found
+
+    def _unscored(self, workbook: Path) -> Score:
+        where = SUBMISSIONS[self.host].where if self.host in SUBMISSIONS else "its authors' server"
+        why = "needs a judge: name one with --judge" if self.benchmark.judge else f"scored by {where}"
+        return Score({}, "", "", unscored=why, submission=self._submission(workbook) if self.host in SUBMISSIONS else "")
+
+    def _submission(self, workbook: Path) -> str:
+        return write_submission(SUBMISSIONS[self.host], answered_rows(workbook), data_folder(), workbook).name
 
 
 def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dataset:
     """The dataset of a benchmark, cut to its first `limit` rows (whole groups where rows are scored together).
 
-    Nothing is downloaded. UserError for a name that nobody knows, a missing data folder or table, a broken table, or a
-    benchmark that cannot be scored here.
+    Nothing is downloaded. UserError for a name that nobody knows, a missing data folder or table, or a broken table.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} leaves no row; give at least 1.")
-    if benchmark.kind == "planned":
-        raise UserError(f"'{benchmark.name}' is not supported yet ({benchmark.note}). `--list data` shows what is.")
-    if benchmark.judge:
-        raise needs_judge(benchmark.name)
-    opener = {"embedded": _open_embedded, "tsv": _open_own}.get(benchmark.kind, _open_host)
+    opener = {"embedded": _open_embedded, "tsv": _open_own, "video": _open_video}.get(benchmark.kind, _open_host)
     dataset = opener(benchmark, work_dir)
+    if benchmark.questions and len(dataset) != benchmark.questions and benchmark.kind != "embedded":
+        counted = f"{benchmark.name}: {len(dataset):,} questions here, {benchmark.questions:,} as published."
+        dataset.notes += (counted,)
     if limit is not None:
         dataset.rows = _first(dataset.rows, limit, _group_of(benchmark))
     if not dataset.rows:
@@ -113,7 +166,7 @@ def _group_of(benchmark: Benchmark) -> Callable[[Row], str] | None:
     return None
 
 
-def _first(rows: list[dict[str, str]], limit: int, group: Callable[[Row], str] | None) -> list[dict[str, str]]:
+def _first(rows: list[Row], limit: int, group: Callable[[Row], str] | None) -> list[Row]:
     """The first rows, and the later ones that are scored together with them."""
     if group is None:
         return rows[:limit]
@@ -121,24 +174,42 @@ def _first(rows: list[dict[str, str]], limit: int, group: Callable[[Row], str] |
     return [row for row in rows if group(row) in chosen]
 
 
-# the three sources -------------------------------------------------------------------------------------------------------
+# the sources -------------------------------------------------------------------------------------------------------------
+
+
+def _content(rows: list[Row]) -> str:
+    """A digest of what is asked, not of the file: that holds absolute paths, and the same benchmark may lie in any folder."""
+    asked = hashlib.sha256()
+    for row in rows:
+        plain = {key: Path(cell).name if key in _PATHS else cell for key, cell in row.items()}
+        asked.update(repr(plain).encode())
+    return asked.hexdigest()
+
+
+def _size(row: Row) -> str:
+    """The sizes of a row's media files; times differ between copies of one download."""
+    files = [Path(item) for key in _PATHS[:2] if row.get(key) for item in items(row[key])]
+    return " ".join(str(path.stat().st_size) if path.exists() else "missing" for path in files)
 
 
 def _open_embedded(benchmark: Benchmark, work_dir: Path) -> Dataset:
     host()
-    from .classes import DATASETS, embedded_table
+    from .classes import EMBEDDED, embedded_table
 
     folder = own_folder(work_dir)
     path = embedded_table(benchmark.name, folder)
     rows = read_tsv(path)
-    cls = next(c for c in DATASETS if c.__name__ == benchmark.name)
+    cls = next(c for c in EMBEDDED if c.__name__ == benchmark.name)
     with environment(**{DATA: str(folder)}):
         dataset = cls(benchmark.name)
-    score = score_pairs if benchmark.name == "ShapesYN" else score_exact
-    # Of what is asked, not of the file: that holds absolute paths, and the same benchmark is made in any folder.
     asked = repr([{**row, "image_path": Path(row["image_path"]).name} for row in rows])
     content = hashlib.sha256(asked.encode()).hexdigest()
-    return Dataset(benchmark.name, rows, content, messages_of(dataset, rows), score, "embedded")
+    return Dataset(benchmark, rows, content, _plain(hosted.messages_of(dataset, rows)))
+
+
+def _plain(message: Callable[[Mapping[str, str]], Message]) -> Callable[[Row, str], Message]:
+    """One wording for every style."""
+    return lambda row, style: message(row)
 
 
 def _open_own(benchmark: Benchmark, work_dir: Path) -> Dataset:
@@ -146,43 +217,55 @@ def _open_own(benchmark: Benchmark, work_dir: Path) -> Dataset:
     rows = read_user_tsv(path)
     cache = work_dir.absolute() / ".data" / "images" / benchmark.name
     table = OwnTable(path, {row["index"]: row.pop("image", "") for row in rows}, cache)
-    return Dataset(benchmark.name, rows, digest(path), table.message, score_exact, "tsv", stamp=table.stamp)
+    return Dataset(benchmark, rows, digest(path), _plain(table.message), table.stamp)
 
 
-def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
-    name, h = benchmark.host, host()
-    cls = next((c for c in h.dataset.DATASET_CLASSES if name in c.supported_datasets()), None)
-    if cls is None or name in video_names():
-        return _open_unknown(benchmark, work_dir, cls)
-    refuse_unscorable(cls, name)
-    folder = data_folder()
-    path = folder / f"{name}.tsv"
-    url = getattr(cls, "DATASET_URL", {}).get(name, "")
-    rows = read_tsv(path, ("index",), f"VLMEvalKit publishes it{f' at {url}' if url else ''}: put it there.", skip=("image",))
-    dataset = build(cls, name, folder)
-    kept, skipped = rows_of(dataset, rows)
-    refuse_without_answers(dataset, name)
-    content = digest(path)
-    if "image" in dataset.data:  # base64 pictures are written as files once; those of a table that was corrected are others
-        dataset.img_root = str(own_folder(work_dir) / "images" / f"{name}-{content[:8]}")
+def _open_video(benchmark: Benchmark, work_dir: Path) -> Dataset:
+    rows = videos.rows_of(videos.table_of(benchmark))
     return Dataset(
-        benchmark.name,
-        kept,
-        content,
-        messages_of(dataset, kept),
-        OURS.get(cls.evaluate.__qualname__) or partial(score_host, dataset, data=folder),
-        host=name,
-        skipped=skipped,
-        notes=notes_on(cls, name, path),
+        benchmark,
+        rows,
+        _content(rows),
+        lambda row, style: videos.message(benchmark, row, style),
+        _size,
+        videos.host_class(benchmark),
     )
 
 
-def _open_unknown(benchmark: Benchmark, work_dir: Path, cls: Any) -> Dataset:
+def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
+    name = benchmark.host
+    cls = hosted.class_of(name)
+    if cls is None:
+        return _open_unknown(benchmark, work_dir)
+    hosted.refuse_collection(cls, name)
+    folder = data_folder()
+    path = folder / f"{name}.tsv"
+    rows = read_tsv(path, ("index",), hosted.where(cls, benchmark), skip=("image",))
+    dataset = hosted.build(cls, name, folder)
+    kept, skipped = hosted.rows_of(dataset, rows)
+    content = digest(path) if "image" in dataset.data else _content(kept)
+    if "image" in dataset.data:  # base64 pictures are written as files once; those of a table that was corrected are others
+        dataset.img_root = str(own_folder(work_dir) / "images" / f"{name}-{content[:8]}")
+    message = hosted.messages_of(dataset, kept)
+    return Dataset(
+        benchmark,
+        kept,
+        content,
+        lambda row, style: prompts.restyled(name, message(row), row, style),
+        (lambda row: "") if "image" in dataset.data else _size,
+        dataset,
+        scored=hosted.has_answers(dataset),
+        skipped=skipped,
+        notes=hosted.notes_on(cls, name, path),
+    )
+
+
+def _open_unknown(benchmark: Benchmark, work_dir: Path) -> Dataset:
     """A name that the host does not know may be a table of the user's in the data folder."""
     name = benchmark.host
-    if cls is not None or name in video_names():
-        raise UserError(f"'{name}' is a video benchmark: not supported yet.")
+    if name in hosted.video_names():
+        raise UserError(f"'{name}' is a video benchmark of VLMEvalKit's that is not read here; `--list data` shows which are.")
     named = named_folder()
     if named and (path := named / f"{name}.tsv").is_file():
-        return _open_own(Benchmark(name, str(path), "tsv"), work_dir)
+        return _open_own(Benchmark(name, str(path), "tsv", "exact", "accuracy"), work_dir)
     raise unknown("benchmark", name, {*BENCHMARKS, *host().dataset.SUPPORTED_DATASETS}, "Or give the path of a .tsv file.")

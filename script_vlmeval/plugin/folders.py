@@ -27,6 +27,17 @@ def data_folder() -> Path:
     return folder
 
 
+def new_data_folder() -> Path:
+    """The data folder for tables to be made in; made itself, below a folder that is there. UserError where it cannot be."""
+    folder = named_folder() or Path.home() / DATA
+    if not folder.is_dir():
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise UserError(f"The data folder {folder} cannot be made: {error.strerror}. Set {DATA} to another one.") from None
+    return folder
+
+
 def own_folder(work_dir: Path) -> Path:
     """Where we make files: VLMEvalKit's data folder when it is set and writable, else `work_dir`/.data."""
     named = named_folder()

@@ -189,8 +189,10 @@ def offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_scoring() -> Iterator[None]:
-    """For a host's scorer: no progress bars, threads instead of 16 new processes (which take longer than most scoring)."""
-    pool = multiprocessing.Pool
+    """For a host's scorer: no progress bars, threads instead of 16 new processes (which take longer than most scoring), and no
+    log, into which it writes the key of a judge."""
+    pool, before = multiprocessing.Pool, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     multiprocessing.Pool = lambda *_, **__: ThreadPool(2)
     sink = io.StringIO()
     try:
@@ -198,4 +200,5 @@ def quiet_scoring() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(before)
         multiprocessing.Pool = pool

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..benchmarks import Benchmark
 from ..errors import UserError
 from .folders import DATA, digest
 from .host import environment, host, offline
-from .scores import EVALUATORS, OURS
+from .host_scores import EVALUATORS
 
 Row = Mapping[str, str]
 Message = list[dict[str, str]]
@@ -23,22 +24,42 @@ def video_names() -> set[str]:
     return known
 
 
-def needs_judge(name: str) -> UserError:
-    return UserError(f"'{name}' is scored by a judge model or a scorer of its own: not supported yet.")
+def class_of(name: str) -> Any:
+    """The class that reads a table of this name: one of ours, or the host's. None for videos and for names that nobody knows."""
+    known = host().dataset.DATASET_CLASSES  # first: what follows imports it too
+    from .sets import SETS
+
+    classes = (cls for cls in (*SETS, *known) if getattr(cls, "MODALITY", "IMAGE") != "VIDEO")
+    return next((cls for cls in classes if name in cls.supported_datasets()), None)
 
 
-def refuse_unscorable(cls: Any, name: str) -> None:
+def refuse_collection(cls: Any, name: str) -> None:
     if cls.__name__ == "ConcatDataset":
         parts = ", ".join(cls.DATASET_SETS[name])
         raise UserError(f"'{name}' is a collection: name its parts instead ({parts}).")
-    if cls.evaluate.__qualname__ not in {*EVALUATORS, *OURS}:
-        raise needs_judge(name)
 
 
-def refuse_without_answers(dataset: Any, name: str) -> None:
+def needs_judge(dataset: Any) -> bool:
+    """Whether the host's scorer for a dataset is none of those that compare text alone."""
+    return dataset is not None and dataset.evaluate.__qualname__ not in EVALUATORS
+
+
+def where(cls: Any, benchmark: Benchmark) -> str:
+    """How to come by a table that is not there."""
+    from ..prepare import recipes
+
+    url = getattr(cls, "DATASET_URL", {}).get(benchmark.host, "")
+    ways = [f"VLMEvalKit publishes it at {url}: put it there."] if url else []
+    if benchmark.host in recipes():
+        made = f"`python run.py prepare {benchmark.name} --source DIR` makes it from the official download (docs/benchmarks.md)."
+        ways.append(f"Or {made}" if ways else made)
+    return " ".join(ways)
+
+
+def has_answers(dataset: Any) -> bool:
+    """Whether a table holds anything to score against: that of a test split does not."""
     columns = [dataset.data[c] for c in ("answer", "answers") if c in dataset.data]
-    if not any(column.notna().any() for column in columns):
-        raise UserError(f"{name}.tsv holds no answers: this split is scored on its authors' server. Use a split with answers.")
+    return any(column.notna().any() for column in columns)
 
 
 def build(cls: Any, name: str, folder: Path) -> Any:
@@ -47,7 +68,10 @@ def build(cls: Any, name: str, folder: Path) -> Any:
     cls.DATASET_MD5 = {}
     try:
         with environment(**{DATA: str(folder)}), offline():
-            return cls(dataset=name)
+            dataset = cls(dataset=name)
+        if getattr(cls, "MODALITY", "IMAGE") == "IMAGE" and not {"image", "image_path"} & set(dataset.data):
+            raise UserError(f"{folder / name}.tsv has neither a column 'image' nor 'image_path'.")
+        return dataset
     except UserError:
         raise
     except Exception as error:
@@ -61,8 +85,9 @@ def build(cls: Any, name: str, folder: Path) -> Any:
 
 
 def notes_on(cls: Any, name: str, path: Path) -> tuple[str, ...]:
+    """What is to be said of a table that is not the one the host knows, unless `prepare` made it."""
     pin = getattr(cls, "DATASET_MD5", {}).get(name)
-    if not pin or digest(path, "md5") == pin:
+    if not pin or path.with_suffix(".json").is_file() or digest(path, "md5") == pin:
         return ()
     return (f"{path} differs from the table that this version of VLMEvalKit expects (md5 {pin}): scores may differ too.",)
 

@@ -87,8 +87,8 @@ class OwnTable:
         if len(cell) <= _REFERENCE and cell in self.images:
             cell = self.images[cell]
         if cell:
-            return [self._write(item) for item in _items(cell)]
-        return [str(self.folder / item) for item in _items(row.get("image_path", ""))]
+            return [self._write(item) for item in items(cell)]
+        return [str(self.folder / item) for item in items(row.get("image_path", ""))]
 
     def _write(self, text: str) -> str:
         try:
@@ -104,8 +104,8 @@ class OwnTable:
         return str(path)
 
 
-def _items(cell: str) -> list[str]:
-    """One picture, or several written as a Python list."""
+def items(cell: str) -> list[str]:
+    """One path or picture, or several written as a Python list."""
     if cell.startswith("["):
         try:
             items = ast.literal_eval(cell)

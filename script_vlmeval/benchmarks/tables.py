@@ -1,77 +1,15 @@
-"""Benchmarks as records, and reading their tables: text in, text out, no torch and no VLMEvalKit.
-
-A name is one of ours (made on the spot), an alias of one of VLMEvalKit's, any other VLMEvalKit name, or the path of a table of
-the user's own in VLMEvalKit's TSV format.
-"""
+"""Tables in VLMEvalKit's TSV format: every cell as the text that stands there, errors that name file and line."""
 
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UserError
-from .scoring import gold_letter, kind_of, options
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark. `kind` is where it comes from: 'embedded', 'host' (VLMEvalKit), 'tsv' (the user's), or 'planned'."""
-
-    name: str  # how the user and our result folders call it
-    host: str  # VLMEvalKit's name; for 'tsv' the path
-    kind: str
-    questions: str = ""  # how many, and of which split
-    metric: str = ""
-    judge: bool = False
-    note: str = ""
-
-
-RECORDS: tuple[Benchmark, ...] = (
-    Benchmark("ShapesVQA", "ShapesVQA", "embedded", "test", "accuracy", note="drawn scenes, open answers"),
-    Benchmark("ShapesYN", "ShapesYN", "embedded", "test", "accuracy + accuracy+", note="drawn scenes, yes/no pairs as in MME"),
-    Benchmark("GQA", "GQA_TestDev_Balanced", "host", "test-dev balanced, 12,578", "accuracy"),
-    Benchmark("VizWiz", "VizWiz", "host", "val, 4,319", "VQA accuracy", note="another split than the papers'"),
-    Benchmark("SQA", "ScienceQA_TEST", "host", "test with image, 2,017", "accuracy"),
-    Benchmark("ScienceQA", "ScienceQA_TEST", "host", "test with image, 2,017", "accuracy"),
-    Benchmark(
-        "TextVQA", "TextVQA_VAL", "host", "val, 5,000", "VQA accuracy", note="OCR tokens where the table has a column ocr_tokens"
-    ),
-    Benchmark("POPE", "POPE", "host", "8,910", "F1"),
-    Benchmark("MME", "MME", "host", "2,374", "perception + reasoning"),
-    Benchmark("MMBench", "MMBench_DEV_EN", "host", "dev, 4,329 rows, 1,164 groups", "accuracy, circular"),
-    Benchmark("MMBench-CN", "MMBench_DEV_CN", "host", "dev, 4,329 rows, 1,164 groups", "accuracy, circular"),
-    Benchmark("MM-Vet", "MMVet", "host", "218", "judge score", note="needs a judge model", judge=True),
-    Benchmark("DocVQA", "DocVQA_VAL", "host", "val, 5,349", "ANLS"),
-    Benchmark("OCRBench", "OCRBench", "host", "1,000", "accuracy", note="points of 1,000 divided by ten"),
-    Benchmark("VQAv2", "VQAv2_VAL", "planned", "val, 214,354", "VQA accuracy", note="VLMEvalKit has no VQAv2"),
-    Benchmark("MVBench", "MVBench_8frame", "planned", "20 tasks", "accuracy", note="video"),
-    Benchmark("Video-MME", "Video-MME_8frame", "planned", "2,700", "accuracy", note="video"),
-    Benchmark("MLVU", "MLVU_8frame", "planned", "9 tasks", "M-Avg", note="video"),
-    Benchmark("LongVideoBench", "LongVideoBench_8frame", "planned", "val, 1,337", "accuracy", note="video"),
-    Benchmark("TGIF-QA", "TGIF-QA", "planned", "FrameQA", "accuracy", note="video; VLMEvalKit has none"),
-    Benchmark("MSVD-QA", "MSVD-QA", "planned", "test", "accuracy", note="video; VLMEvalKit has none"),
-    Benchmark("MSRVTT-QA", "MSRVTT-QA", "planned", "test", "accuracy", note="video; VLMEvalKit has none"),
-    Benchmark("ActivityNet-QA", "ActivityNet-QA", "planned", "test, 8,000", "accuracy", note="video; VLMEvalKit has none"),
-)
-BENCHMARKS: dict[str, Benchmark] = {record.name: record for record in RECORDS}
-_BY_LOWER = {record.name.lower(): record for record in RECORDS}
-
-
-def resolve(name: str) -> Benchmark:
-    """The benchmark of a name. Names that are not ours are left to the host, which knows whether they exist
-    (`plugin.open_dataset` answers "did you mean" over both lists)."""
-    asked = name.strip()
-    if not asked:
-        raise UserError("The name of a benchmark is empty. `--list data` shows the names.")
-    if asked.lower().endswith(".tsv"):
-        stem = re.sub(r"[^\w.-]+", "_", Path(asked).stem)
-        return Benchmark(stem, str(Path(asked).expanduser()), "tsv", metric="accuracy", note="your own table")
-    return _BY_LOWER.get(asked.lower()) or Benchmark(asked, asked, "host")
+from ..errors import UserError
+from ..scoring import gold_letter, kind_of, options
 
 
 def read_tsv(

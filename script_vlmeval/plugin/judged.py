@@ -1,0 +1,98 @@
+"""Scores by a judge model: one call per question, each answer cached, what cannot be read counted and never dropped.
+
+MM-Vet and the open half of MLVU are put to the judge in VLMEvalKit's words, video question answering in ours (`judge.tasks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import judge as judging
+from .. import scoring
+from .host import host
+from .scores import Score, per_sample_of, write_verdicts
+from .workbook import answered_rows
+
+if TYPE_CHECKING:
+    from ..judge import Judge, Task
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a judge is asked about a row, how its answer is read, and what the readings are worth together."""
+
+    task: Callable[[Row], Task]
+    parse: Callable[[str], Any]
+    score: Callable[[Sequence[Row], Sequence[Any]], scoring.Verdicts]
+    primary: str
+    label: str
+    wrong: Any  # the reading of a row without an answer, about which nobody is asked
+
+
+def _video_task(row: Row) -> Task:
+    return judging.video_qa(row["question"], row["answer"], row["prediction"])
+
+
+def _mmvet_task(row: Row) -> Task:
+    host()
+    prompt = import_module("vlmeval.dataset.utils.mmvet").build_mmvet_gpt4_prompt(row)
+    return judging.Task("", prompt, 16)
+
+
+_MLVU = {"sub_scene": ("score_accuracy", "score_relevance"), "summary": ("score_completeness", "score_reliability")}
+
+
+def _mlvu_task(row: Row) -> Task:
+    host()
+    words = import_module("vlmeval.dataset.utils.mlvu")
+    kind = row["task_type"]
+    system = {"sub_scene": words.system_prompt_sub_scene, "summary": words.system_prompt_summary}[kind]
+    asked = {
+        "sub_scene": f"Question: {row['question']}\nScoring Points: {row.get('scoring_points', '')}",
+        "summary": f"Standard Answer: {row['answer']}",
+    }[kind]
+    return judging.Task(system, f"{asked}\nRespondent's Answer: {row['prediction']}", 512)
+
+
+def _mlvu_pair(text: str) -> tuple[float, float] | None:
+    """The two scores, under either task's names."""
+    return next((pair for names in _MLVU.values() if (pair := judging.parse_pair(text, *names)) is not None), None)
+
+
+JUDGED = {  # by the rule's name
+    "videoqa": Judged(
+        _video_task,
+        judging.parse_video,
+        scoring.videoqa_judged,
+        "judge_acc",
+        f"judge, {judging.PROTOCOL['videoqa']}",
+        judging.VideoVerdict(False, 0.0),
+    ),
+    "mmvet": Judged(
+        _mmvet_task, judging.parse_fraction, scoring.mmvet, "Overall", "judge, MM-Vet's protocol in VLMEvalKit's words", 0.0
+    ),
+    "mlvuopen": Judged(
+        _mlvu_task, _mlvu_pair, scoring.mlvu_open, "G-Avg", "judge, MLVU's protocol in VLMEvalKit's words", (1.0, 1.0)
+    ),
+}
+
+
+def score_judged(how: Judged, judge: Judge, workbook: Path, quiet: bool = False) -> Score:
+    """A workbook's score by a judge. Rows without an answer are wrong without asking. UserError when the judge does not answer:
+    what it has said so far is cached."""
+    rows = answered_rows(workbook)
+    asked = [i for i, row in enumerate(rows) if row["prediction"]]
+    replies = judge.ask([how.task(rows[i]) for i in asked], how.parse, progress=f"judging {workbook.stem}", quiet=quiet)
+    said, words = [how.wrong] * len(rows), [""] * len(rows)
+    for i, reply in zip(asked, replies, strict=True):
+        said[i], words[i] = reply.value, reply.text
+    verdicts = replace(how.score(rows, said), read=words)
+    write_verdicts(workbook, rows, verdicts, "judged")
+    scorer = f"script_vlmeval {how.label}: {judge.label}"
+    return Score(verdicts.metrics, how.primary, scorer, per_sample_of(rows, verdicts), judge=judge.label)

@@ -1,0 +1,89 @@
+"""Multiple choice about pictures: ScienceQA's questions with a picture, and MMBench in two languages."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+
+from ..errors import UserError
+from .folder import Folder
+from .pictures import name_of
+from .recipe import IMAGE, Recipe, Row
+
+_LETTERS = "ABCDE"
+_REFERENCE = 64  # VLMEvalKit's rule: a cell no longer than this names the row whose picture it is
+
+_OWN = frozenset({"index", "image", IMAGE})  # columns of the official table that the new one fills itself
+
+
+def _scienceqa(folder: Folder) -> Iterator[Row]:
+    problems = folder.find("problems.json", "data/problems.json", "data/scienceqa/problems.json")
+    splits = folder.find("pid_splits.json", "data/pid_splits.json", "data/scienceqa/pid_splits.json")
+    pictures = folder.find("images/test", "data/scienceqa/images/test", "test")
+    found, ids = folder.json(problems), folder.json(splits)["test"]
+    lone = [name for name in ids if name not in found]
+    if lone:
+        raise UserError(f"{problems} lacks {len(lone)} of {len(ids)} questions that {splits} names, such as {lone[0]}.")
+    for name in ids:
+        entry = found[name]
+        if not entry.get("image"):
+            continue
+        choices = entry["choices"]
+        if len(choices) > len(_LETTERS) or not 0 <= int(entry["answer"]) < len(choices):
+            raise UserError(f"{problems}, question {name}: answer {entry['answer']} of {len(choices)} choices cannot be.")
+        options = {letter: str(choices[i]) if i < len(choices) else "" for i, letter in enumerate(_LETTERS)}
+        row = dict(index=str(name), image_path=str(pictures / str(name) / entry["image"]), question=str(entry["question"]))
+        row |= dict(hint=str(entry.get("hint") or "")) | options | dict(answer=_LETTERS[int(entry["answer"])])
+        row |= dict(category=str(entry.get("topic") or entry.get("subject") or ""))
+        yield row | {key: str(entry.get(key) or "") for key in ("subject", "topic", "grade")} | dict(split="test")
+
+
+def _mmbench(table: str, official: str) -> Recipe:
+    """The official table has pictures as base64, or names the row that has: they become files."""
+
+    def rows(folder: Folder) -> Iterator[Row]:
+        path = folder.find(official, f"{table}.tsv", f"{table}_legacy.tsv")
+        read = folder.tsv(path, ("index", "image", "question", "A", "B", "answer"))
+        files: dict[str, str] = {}
+        cells = {row["index"]: row["image"] for row in read}
+        for row in read:
+            owner = row["image"].strip() if len(row["image"]) <= _REFERENCE else row["index"]
+            if len(cells.get(owner, "")) <= _REFERENCE:
+                raise UserError(f"{path}: index '{row['index']}' has no picture, its cell reads {row['image'][:20]!r}.")
+            if owner not in files:
+                content = _decoded(cells[owner], f"{path}, index '{owner}'")
+                files[owner] = str(folder.keep(name_of(owner, content), content))
+            yield dict(index=row["index"], image_path=files[owner]) | {k: cell for k, cell in row.items() if k not in _OWN}
+
+    columns = ("index", IMAGE, "question", "hint", "A", "B", "C", "D", "answer")
+    return Recipe(table, f"{official} or {table}.tsv", rows, 4_329, IMAGE, columns, _MMBENCH_LINKS, "dev")
+
+
+_MMBENCH_LINKS = ("https://github.com/open-compass/MMBench", "https://download.openmmlab.com/mmclassification/datasets/mmbench/")
+
+
+def _decoded(cell: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(cell, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError(f"{where}: the picture is not whole base64. Download the table again.") from None
+
+
+RECIPES = {
+    recipe.table: recipe
+    for recipe in (
+        Recipe(
+            "ScienceQA_TEST",
+            "problems.json\npid_splits.json\nimages/test/<id>/image.png",
+            _scienceqa,
+            2_017,
+            IMAGE,
+            ("index", IMAGE, "question", "hint", *_LETTERS, "answer", "category", "subject", "topic", "grade", "split"),
+            ("https://github.com/lupantech/ScienceQA",),
+            "test",
+        ),
+        _mmbench("MMBench_DEV_EN", "mmbench_dev_20230712.tsv"),
+        _mmbench("MMBench_DEV_CN", "mmbench_dev_cn_20231003.tsv"),
+    )
+}

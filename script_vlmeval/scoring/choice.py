@@ -1,0 +1,119 @@
+"""Multiple choice: a row's options, the one that a prediction names, and the one that is right."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+
+from .answers import normalise, texts
+from .verdicts import Row
+
+_BARE = re.compile(r"\W*([A-Za-z])\W*")
+_LEADING = re.compile(r"\W*([A-Z])(?:\s*[.):]|\W*\n)")
+_STATED = re.compile(
+    r"(?i:\b(?:answer|choice|option)\b(?:\s+(?:is|would be|should be))?)\W*\b([A-Z])\b(?!['’])(?P<rest>\s+[a-z]\w*)?"
+)
+_EITHER = re.compile(r"\b([A-Z])\)?\s+(?:or|and)\s+\(?([A-Z])\b")
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_VERBS = {"is", "because", "since", "as", "and", "in", "for", "of", "from"}
+
+
+def options(row: Row) -> dict[str, str]:
+    """The non-empty options of a row by letter: its columns A, B, ..., or else the list in `candidates`.
+
+    Where every candidate begins with its own letter ("A. " or "(A) "), the letters are not part of the texts.
+    """
+    lettered = {letter: row[letter].strip() for letter in string.ascii_uppercase if row.get(letter, "").strip()}
+    return lettered or {letter: text for letter, text in _candidates(row)[0].items() if text}
+
+
+def _candidates(row: Row) -> tuple[dict[str, str], bool]:
+    """The texts of `candidates` by letter, and whether they were listed with their letters."""
+    listed = dict(zip(string.ascii_uppercase, texts(row.get("candidates", "")), strict=False))
+    marks = {x: re.match(rf"\s*(?:{x}\.|\({x}\)|{x}\))(?:\s+|$)", text) for x, text in listed.items()}
+    ends = [mark.end() for mark in marks.values() if mark]
+    marked = bool(listed) and len(ends) == len(listed)
+    if marked:
+        listed = {letter: text[end:] for (letter, text), end in zip(listed.items(), ends, strict=True)}
+    return {letter: text.strip() for letter, text in listed.items()}, marked
+
+
+def option_letter(prediction: str, choices: Mapping[str, str]) -> str:
+    """The option a prediction names, by letter or by its text; '' when it names none or more than one.
+
+    An article is not option A: "A red square" is read as the text "red square".
+    """
+    bare = _BARE.fullmatch(prediction)
+    if bare:
+        letter = str(bare[1]).upper()
+        return letter if letter in choices else ""
+    by_text = [letter for letter, text in choices.items() if normalise(text) == normalise(prediction)]
+    if len(by_text) == 1:
+        return by_text[0]
+    named = {m[1] for m in [_LEADING.match(prediction)] if m} | {*_stated(prediction), *_BRACKETED.findall(prediction)}
+    named |= {x for pair in _EITHER.findall(prediction) if set(pair) <= set(choices) for x in pair}
+    letters = sorted(named & set(choices))
+    if letters:
+        return letters[0] if len(letters) == 1 else ""
+    return _by_contained_text(prediction, choices)
+
+
+def _stated(prediction: str) -> list[str]:
+    """Letters after "answer", "option" or "choice"; an A before a noun is an article."""
+    return [
+        match[1]
+        for match in _STATED.finditer(prediction)
+        if match[1] != "A" or match["rest"] is None or match["rest"].strip() in _VERBS
+    ]
+
+
+def _by_contained_text(prediction: str, choices: Mapping[str, str]) -> str:
+    """The one option whose text occurs in the prediction as whole words; a longer option outweighs those inside it."""
+    said = f" {normalise(prediction)} "
+    words = {letter: normalise(text) for letter, text in choices.items()}
+    lead = re.match(r"\W*(yes|no)\W*(?:[,.;:!]|$)", prediction.lower())
+    found = {
+        letter: text
+        for letter, text in words.items()
+        # "(no answer)" is not the option "no": these two must stand alone in front.
+        if ((lead is not None and lead[1] == text) if text in ("yes", "no") else f" {text} " in said)
+    }
+    outer = [x for x, text in found.items() if not any(text != other and f" {text} " in f" {other} " for other in found.values())]
+    return outer[0] if len(outer) == 1 else ""
+
+
+def scienceqa_letter(prediction: str, choices: Mapping[str, str]) -> str:
+    """ScienceQA's reading: one letter, or "X. " at the start, or "The answer is X" and any character exactly once; else ''."""
+    found = prediction[:1] if len(prediction) == 1 or prediction[1:3] == ". " else ""
+    if found not in string.ascii_uppercase[:5]:
+        found = ""
+    if not found:
+        stated = re.findall(r"The answer is ([A-Z]).", prediction)
+        found = stated[0] if len(stated) == 1 else ""
+    return found if found in choices else ""
+
+
+def gold_letter(row: Row) -> str:
+    """The right option of a multiple-choice row; '' when its answer is none of them.
+
+    The number in `correct_choice` (0 is A) where there is one. Otherwise `answer` is a letter or an option's text: the letter
+    goes first with columns A, B, ... and with candidates listed by letter, the text with bare candidates, which may be letters.
+    """
+    answer, choices = row.get("answer", "").strip(), options(row)
+    if row.get("correct_choice", "").strip().isdecimal():
+        letter = string.ascii_uppercase[int(row["correct_choice"]) :][:1]
+        return letter if letter in choices else ""
+    lettered = any(row.get(letter, "").strip() for letter in choices)
+    by_letter = [letter for letter in choices if letter == answer.upper()]
+    by_text = [letter for letter, text in choices.items() if text == answer]
+    if lettered:
+        return (by_letter or (by_text if len(by_text) == 1 else []) or [""])[0]
+    bare = not _candidates(row)[1]
+    return [*(by_text if bare else by_letter), *by_letter, *by_text, ""][0]
+
+
+def is_right(row: Row, letter: str) -> bool:
+    """Whether a letter names the right option, or another one with the same text."""
+    gold, choices = gold_letter(row), options(row)
+    return bool(letter and gold) and choices.get(letter) == choices[gold]

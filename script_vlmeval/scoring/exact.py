@@ -1,0 +1,50 @@
+"""Exact match over tables of any mixture of questions: multiple choice, yes/no and open, told apart row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .answers import normalise, open_score
+from .choice import gold_letter, option_letter, options
+from .verdicts import Row, Verdicts, error_of, grouped, mean, require
+from .yesno import yes_no
+
+KINDS = ("open", "yesno", "mcq")
+
+
+def kind_of(row: Row) -> str:
+    """'mcq', 'yesno' or 'open', from a row's own cells."""
+    if options(row):
+        return "mcq"
+    return "yesno" if row.get("answer", "").strip().lower() in ("yes", "no") else "open"
+
+
+def verdict(row: Row) -> tuple[str, float]:
+    """What a row's prediction says and its score in 0..1."""
+    prediction, kind = row.get("prediction", ""), kind_of(row)
+    if kind == "mcq":
+        letter = option_letter(prediction, options(row))
+        return letter, float(letter != "" and letter == gold_letter(row))
+    if kind == "yesno":
+        said = yes_no(prediction)
+        return said, float(said.lower() == row["answer"].strip().lower())
+    return normalise(prediction), open_score(prediction, row.get("answer", "")) * bool(prediction.strip())
+
+
+def exact_scores(rows: Sequence[Row]) -> Verdicts:
+    """Accuracy in percent over rows with a `prediction`, of any mixture of kinds.
+
+    Metrics: `Overall`, `stderr` (clustered by picture; absent where undefined), each category by its name, and
+    `kind/<kind>` where kinds are mixed. UserError when there is no row.
+    """
+    require(rows)
+    pairs = [verdict(row) for row in rows]
+    scores = [score for _, score in pairs]
+    metrics = {"Overall": 100 * mean(scores), **error_of(scores, rows)}
+    kinds = grouped((kind_of(row) for row in rows), scores)
+    if len(kinds) > 1:
+        metrics |= {f"kind/{kind}": 100 * mean(values) for kind, values in kinds.items()}
+    for category, values in grouped((row.get("category", "") for row in rows), scores).items():
+        if category:
+            metrics.setdefault(category, 100 * mean(values))
+    return Verdicts([said for said, _ in pairs], scores, metrics)
