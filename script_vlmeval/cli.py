@@ -30,6 +30,7 @@ _EXAMPLES = """examples:
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
 exit status: 0 all cells done (or laws kept), 1 some failed (a rerun finishes them), 2 something must be changed first"""
+_KEPT = {"conformance": "", "prepare": "What was checked is remembered"}  # of what Ctrl-C stops
 _CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
     p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
     p.add_argument("--mode", choices=choices["mode"], help="infer: answers only; eval: scores only (all)")
-    p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark")
+    p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark, and what is scored together with them")
     p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
     p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
     p.add_argument("--checkpoint", **many, metavar="NAME=DIR", help=_CHECKPOINT)
@@ -79,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 some cells failed, 2 the user must change something."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[_log_handler()])
     said = set[str]()
     try:
         with warnings.catch_warnings():
@@ -89,15 +90,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        checking = "conformance" in (sys.argv[1:] if argv is None else argv)
-        print(
-            "Stopped." if checking else "Stopped. Answers so far are on disk: run the same command again to go on.",
-            file=sys.stderr,
-        )
+        given = sys.argv[1:] if argv is None else argv
+        kept = next((words for command, words in _KEPT.items() if command in given), "Answers so far are on disk")
+        print(f"Stopped. {kept}: run the same command again to go on." if kept else "Stopped.", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
         return 0
+
+
+def _log_handler() -> logging.Handler:
+    """Writes as `_warn` does."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    return handler
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def _warn(message: str, said: set[str]) -> None:
@@ -197,8 +208,8 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
     if outcome.done:
         cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
         print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
-    for cell, who in outcome.unscored.items():
-        print(f"NOT SCORED: {cell}: {who}")
+    for benchmark, why in outcome.unscored.items():
+        print(f"NOT SCORED: {benchmark}: {why}")
     for cell, (rows, why) in outcome.rows.items():
         print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
     if outcome.rows:
@@ -217,7 +228,7 @@ def _report(work_dir: Path) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from .benchmarks import expand
+    """Makes what can be made; what cannot is told of at the end."""
     from .plugin.folders import new_data_folder
     from .prepare import prepare
 
@@ -225,12 +236,20 @@ def _prepare(args: argparse.Namespace) -> int:
         raise UserError(
             "Name benchmarks and the folder of their download: run.py prepare GQA --source DIR. See docs/benchmarks.md."
         )
-    benchmarks, data = expand(args.names), new_data_folder()
+    benchmarks, data = study.preparable(args.names), new_data_folder()
+    how = dict(quiet=args.quiet, fresh=args.fresh, allow_missing=args.allow_missing)
+    failed = []
     for benchmark in benchmarks:
-        made = prepare(benchmark.host, args.source, data, quiet=args.quiet, fresh=args.fresh, allow_missing=args.allow_missing)
+        try:
+            made = prepare(benchmark.host, args.source, data, called=benchmark.name, **how)
+        except UserError as error:
+            failed.append(f"{benchmark.name}: {error}")
+            continue
         print(f"{benchmark.name}: {made.rows:,} questions in {made.table}")
         for note in made.notes:
             print(f"  {note}")
+    if failed:
+        raise UserError("\n  ".join([f"{len(failed)} of {len(benchmarks)} were not prepared:", *failed][len(benchmarks) == 1 :]))
     return 0
 
 

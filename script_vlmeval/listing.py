@@ -12,6 +12,8 @@ def tell(what: str) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+    if what == "data":
+        print("\n".join(_about_data()))
 
 
 def _models() -> list[tuple[str, ...]]:
@@ -24,12 +26,13 @@ def _models() -> list[tuple[str, ...]]:
         lacking = [name for name in catalogue() if name not in able]
         return "all" if not lacking else f"all but {', '.join(lacking)}" if len(lacking) <= len(able) else ", ".join(able)
 
-    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "RELEVANCE", "CHECKPOINT", "ABOUT", "METHODS")
+    head = ("MODEL", "FAMILY", "VISUAL TOKENS", "FRAMES", "RELEVANCE", "CHECKPOINT", "ABOUT", "METHODS")
     rows = [
         (
             b.id,
             b.family,
             b.counted(),
+            str(b.frames),
             "clip, llm" if b.clip else "llm",
             "embedded" if b.id == "tiny" else b.checkpoint,
             b.summary,
@@ -37,7 +40,7 @@ def _models() -> list[tuple[str, ...]]:
         )
         for b in BACKBONES.values()
     ]
-    note = ("NAME", "", "", "", "any other", "--checkpoint NAME=DIR_OR_HUB_ID [--family FAMILY]", "those of the family")
+    note = ("NAME", "", "", "", "", "any other", "--checkpoint NAME=DIR_OR_HUB_ID [--family FAMILY]", "those of the family")
     return [head, *rows, note]
 
 
@@ -54,14 +57,32 @@ def _methods() -> list[tuple[str, ...]]:
 
 
 def _data() -> list[tuple[str, ...]]:
-    from .benchmarks import BENCHMARKS, GROUPS
+    from .benchmarks import BENCHMARKS
 
-    folder = Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
-    rows: list[tuple[str, ...]] = [("BENCHMARK", "MODALITY", "QUESTIONS", "METRIC", "JUDGE", "STATE", "EXPECTED AT", "NOTE")]
+    folder = _data_folder()
+    rows: list[tuple[str, ...]] = [("BENCHMARK", "MODALITY", "QUESTIONS", "METRIC", "JUDGE", "STATE", "TABLE", "NOTE")]
     for b in BENCHMARKS.values():
-        table = folder / f"{b.host}.tsv"
-        state = "made on demand" if b.kind == "embedded" else "present" if table.is_file() else "missing"
-        place = "-" if b.kind == "embedded" else str(table)
-        rows.append((b.name, b.modality, b.asked, b.metric or "-", b.judge or "-", state, place, b.note))
-    rows += [(name, "group", f"{len(members)} benchmarks", "", "", "", "", " ".join(members)) for name, members in GROUPS.items()]
-    return [*rows, ("any other", "", "", "", "", "", "", "VLMEvalKit's own name, or the path of a TSV file")]
+        table = f"{b.host}.tsv" if b.kind != "embedded" else "-"
+        state = "made on demand" if b.kind == "embedded" else "present" if (folder / table).is_file() else "missing"
+        note = ", ".join(filter(None, [*(f"also {name}" for name in b.aka), b.note]))
+        rows.append((b.name, b.modality, b.asked or "-", b.metric or "-", b.judge or "-", state, table, note))
+    return rows
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
+
+
+def _about_data() -> list[str]:
+    """What stands below the table of benchmarks."""
+    from .benchmarks import GROUPS
+
+    groups = [f"  {name:<10} {' '.join(members)}" for name, members in GROUPS.items()]
+    return [
+        "",
+        f"Tables are looked for in {_data_folder()} (LMUData); `run.py prepare NAME --source DIR` makes them.",
+        "Groups:",
+        *groups,
+        "Videos: NAME_8frame and NAME_1fps fix what is shown (groups too); the plain name shows what the model is made for.",
+        "Also: any other image set of VLMEvalKit by its own name, and the path of a TSV file.",
+    ]

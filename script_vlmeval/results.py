@@ -131,7 +131,7 @@ def standard_error(dataset: Dataset, score: Score) -> float | None:
         return None
     values = [score.per_sample[row["index"]] for row in rows]
     if math.isclose(100 * statistics.fmean(values), score.metrics[score.primary], abs_tol=1e-6):
-        error = 100 * scoring.standard_error(values, [scoring.image_of(row) for row in rows])
+        error = 100 * scoring.standard_error(values, [dataset.cluster(row) for row in rows])
     else:  # the main figure is not the rows' mean
         return None
     return None if math.isnan(error) else error

@@ -13,6 +13,7 @@ from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     from .backbones import Models
+    from .benchmarks import Benchmark
     from .judge import Judge
 
 DEFAULTS: dict[str, Any] = {
@@ -94,6 +95,21 @@ def _with_params(configs: list[Config], params: dict[str, Scalar]) -> list[Confi
 def _given(config: Config, params: dict[str, Scalar]) -> Config:
     """The configuration with these parameters over its own."""
     return Config(config.model, config.method, config.budget, tuple(sorted({**dict(config.params), **params}.items())))
+
+
+def preparable(names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks of names and groups, each once, whatever its frames. UserError for one that is not made from a download."""
+    from .benchmarks import expand, known_names, resolve
+    from .prepare import recipes
+
+    found = {b.host: resolve(b.host) if b.kind == "video" else b for b in expand(names)}
+    for benchmark in found.values():
+        if benchmark.kind in ("embedded", "tsv"):
+            raise UserError(f"'{benchmark.name}' needs no preparing: name it with --data.")
+        if benchmark.host not in recipes():
+            made = {name for name in known_names() if not name.startswith("Shapes")}
+            raise unknown("download", benchmark.name, made, "`--list data` shows what can be prepared.")
+    return list(found.values())
 
 
 def judge_of(settings: dict[str, Any], work_dir: Path) -> Judge | None:

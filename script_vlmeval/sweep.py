@@ -67,7 +67,7 @@ class Outcome:
     already: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
     rows: dict[Cell, tuple[int, str]] = field(default_factory=dict)
-    unscored: dict[Cell, str] = field(default_factory=dict)  # done as far as that goes here: cell -> who scores it
+    unscored: dict[str, str] = field(default_factory=dict)  # done as far as that goes here: benchmark -> why it has no score
 
     @property
     def status(self) -> int:
@@ -97,11 +97,11 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options) 
     """
     made = {c: method_of(c, options.models) for c in configs}
     records = {model: options.models.record(model) for model in dict.fromkeys(c.model for c in configs)}
-    datasets = [(b, _opened(b, options)) for b in data]
-    _check_judge(datasets, options)
+    datasets = _all_opened(data, options)
     jobs = [
         _job(record, {c: m for c, m in made.items() if c.model == record.id}, datasets, options) for record in records.values()
     ]
+    _check_judge(datasets, jobs, options)
     outcome = Outcome()
     for job in jobs:
         _fill(job, options, outcome)
@@ -121,6 +121,20 @@ def _job(asked: Backbone, made: Mapping[Config, Method], datasets: Sequence[tupl
     )
 
 
+def _all_opened(data: Sequence[Benchmark], options: Options) -> list[tuple[Benchmark, Dataset]]:
+    """UserError that names all which cannot be opened."""
+    opened, failed = [], []
+    for benchmark in data:
+        try:
+            opened.append((benchmark, _opened(benchmark, options)))
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        several = [f"{len(failed)} of {len(data)} benchmarks cannot be opened:"] if len(failed) > 1 else []
+        raise UserError("\n  ".join([*several, *failed]))
+    return opened
+
+
 def _opened(benchmark: Benchmark, options: Options) -> Dataset:
     dataset = open_dataset(benchmark, options.limit, options.work_dir)
     for remark in (said := asking.remarks(options.prompt_style, dataset)):
@@ -129,16 +143,19 @@ def _opened(benchmark: Benchmark, options: Options) -> Dataset:
     return dataset
 
 
-def _check_judge(datasets: Sequence[tuple[Benchmark, Dataset]], options: Options) -> None:
+def _check_judge(datasets: Sequence[tuple[Benchmark, Dataset]], jobs: Sequence[Job], options: Options) -> None:
     """UserError for a judge that has nothing to judge or does not answer: before the hours of answering, not behind them."""
-    judged = [b.name for b, dataset in datasets if dataset.judgeable]
+    open_cells = {w.cell.benchmark for job in jobs for _, works in job.tables for w in works if not w.finished}
+    judged = [b for b, dataset in datasets if dataset.judgeable]
+    if options.judge is not None and not judged:
+        raise UserError(f"--judge: {', '.join(b.name for b, _ in datasets)} need no judge. Leave it out.")
+    if options.mode == "infer" or not any(b.name in open_cells for b in judged):
+        return
     if options.judge is not None:
-        if not judged:
-            raise UserError(f"--judge: {', '.join(b.name for b, _ in datasets)} need no judge. Leave it out.")
-        if options.mode != "infer":
-            options.judge.check()
-    for b, dataset in datasets:
-        if dataset.judgeable and options.judge is None and b.judge != "optional" and options.mode != "infer":
+        options.judge.check()
+        return
+    for b in judged:
+        if b.judge != "optional" and b.name in open_cells:
             _log.warning("%s is scored by a judge model (--judge): without one there are answers, but no score.", b.name)
 
 
@@ -251,8 +268,10 @@ def _loaded(job: Job, options: Options, keep: bool) -> Runtime | None:
 
 def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> None:
     """Score a cell and finish it, or say why not."""
+    before = work.store.result() or {}
     if work.finished and options.mode != "eval":
         outcome.already.append(work.cell)
+        _note_unscored(outcome, work.cell, before.get("unscored"), before.get("submission"))
         return
     if work.reason:
         outcome.failed[work.cell] = work.reason
@@ -267,14 +286,21 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
     predictions = {i: a["prediction"] for i, a in answers.items() if "prediction" in a}  # a failed row's cell stays empty: wrong
     write_predictions(work.store.workbook, dataset.rows, predictions)
     if options.mode != "infer":
+        if before.get("judge") and options.judge is None and dataset.judgeable:
+            _log.warning("%s: the score by %s gives way to one without a judge.", work.cell, before["judge"])
         try:
             with disk(work.store.folder):
                 score = dataset.score(work.store.workbook, options.judge, options.quiet)
         except UserError as error:
             outcome.failed[work.cell] = str(error)
             return
-        if score.unscored:
-            outcome.unscored[work.cell] = score.unscored + (f"; to send in: {score.submission}" if score.submission else "")
+        _note_unscored(outcome, work.cell, score.unscored, score.submission)
         device = choose_device(options.device)
         work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device, work.origin))
     outcome.done.append(work.cell)
+
+
+def _note_unscored(outcome: Outcome, cell: Cell, why: str | None, submission: str | None) -> None:
+    if why:
+        file = f"; to send in: <configuration>_{cell.benchmark}_submission.json" if submission else ""
+        outcome.unscored[cell.benchmark] = f"{why}{file}"

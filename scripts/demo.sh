@@ -43,9 +43,9 @@ find_data() {
     if [[ -z $reason ]]; then found+=("$name"); else echo "Left out: $name ($reason)"; fi
   done < <(awk -v wanted="$customary" '
     function cell(head) { text = substr($0, at[head]); sub(/  .*/, "", text); return text }
-    NR == 1 { for (i = split("JUDGE,STATE,EXPECTED AT,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
+    NR == 1 { for (i = split("JUDGE,STATE,TABLE,NOTE", heads, ","); i; i--) at[heads[i]] = index($0, heads[i]); next }
     { state = cell("STATE"); reason[$1] = state ": " cell("NOTE") }
-    state == "missing" { reason[$1] = "there is no " cell("EXPECTED AT") }
+    state == "missing" { reason[$1] = "there is no " cell("TABLE") " in the data folder" }
     state == "present" { reason[$1] = cell("JUDGE") == "needed" ? "it needs a judge model" : "" }
     END {
       for (i = split(wanted, names, " "); i; i--) if (!(names[i] in reason)) reason[names[i]] = "unknown to run.py"

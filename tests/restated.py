@@ -42,7 +42,7 @@ NUMBERS = dict(
 
 
 @cache
-def processed(text: str) -> str:
+def processed(text: str, table: str = "VQA") -> str:
     """The official answer processing: marks, periods, then words."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     at = range(len(text))
@@ -60,7 +60,7 @@ def processed(text: str) -> str:
     for word in kept.lower().split():
         digit = NUMBERS.get(word, word)
         if digit != "a" and digit != "an" and digit != "the":
-            words.append(CONTRACTIONS.get(digit, digit))
+            words.append((VIZWIZ_CONTRACTIONS if table == "VizWiz" else CONTRACTIONS).get(digit, digit))
     return " ".join(words)
 
 
@@ -78,6 +78,21 @@ def vqa(prediction: str, accepted: list[str]) -> float:
         as_said = prediction.strip().replace("\n", " ").replace("\t", " ").strip()
         return float(flat[0] in (as_said, processed(prediction.strip())))
     return agreement(processed(prediction.strip()), [processed(x) for x in flat])
+
+
+# VizWiz's own table has the typographic apostrophe, but for these.
+PLAIN_SAID = ["couldn'tve", "hadn'tve"]
+PLAIN_MEANT = ["ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've"]
+VIZWIZ_CONTRACTIONS = {
+    said if said in PLAIN_SAID else "’".join(said.split("'")): word if word in PLAIN_MEANT else "’".join(word.split("'"))
+    for said, word in CONTRACTIONS.items()
+}
+
+
+def vizwiz(prediction: str, accepted: list[str]) -> float:
+    if not prediction.strip():
+        return 0.0
+    return agreement(processed(prediction.strip(), "VizWiz"), accepted)
 
 
 @cache
@@ -197,26 +212,110 @@ def scienceqa(prediction: str, letters: str) -> str:
 
 
 def letter(prediction: str, choices: dict[str, str]) -> str:
-    """A letter alone; else one option's text; else the letters named; else the one option within."""
+    """A letter alone; else one option's text or a letter with its text; else the letters named; else a text or letter within."""
     text = prediction.strip()
     bare = [c for c in text if c.isalnum() or c == "_"]
     if len(bare) == 1 and bare[0].isascii() and bare[0].isalpha():
-        return bare[0].upper() if bare[0].upper() in choices else ""
-    same = [x for x in choices if plain_words(choices[x]) == plain_words(text)]
-    if len(same) == 1:
-        return same[0]
-    named = {x for x in (leading(text), *bracketed(text), *stated(text), *either(text, choices)) if x in choices}
+        return single(bare[0], choices)
+    for same in whole(text, choices):
+        if len(same) == 1:
+            return same[0]
+    named = {x for x in in_words(text, choices) if x in choices}
     if named:
         return named.pop() if len(named) == 1 else ""
-    return within(text, choices)
+    return alone(text, choices) or within(text, choices)
 
 
-def leading(text: str) -> str:
+def single(said: str, choices: dict[str, str]) -> str:
+    if said in "abcdefghijklmnopqrstuvwxyz" and said in choices.values():
+        return min(x for x in choices if choices[x] == said)
+    if said.upper() in choices:
+        return said.upper()
+    return min((x for x in choices if choices[x] in (said.lower(), said.upper())), default="")
+
+
+def whole(text: str, choices: dict[str, str]) -> list[list[str]]:
+    spelled = [x for x in choices if choices[x].lower() == text.lower()]
+    words = tokens(text)
+    marked, named = False, []
+    if len(words) > 1 and len(words[0][0]) == 1 and words[0][0].upper() in choices:
+        x, at = words[0][0].upper(), words[1][1]
+        marked = not text[words[0][1] + 1 : at].isspace()
+        last, where = words[-1]
+        rest = text[at : where + len(last)] + "".join(c for c in text[where + len(last) :] if not c.isascii())
+        named = [x] if plain_words(rest) == plain_words(choices[x]) else []
+    long = [x for x in choices if not one_letter(choices[x])]
+    return [spelled, named, [] if marked else [x for x in long if plain_words(choices[x]) == plain_words(text)]]
+
+
+def one_letter(text: str) -> bool:
+    return plain_words(text) in tuple("abcdefghijklmnopqrstuvwxyz")
+
+
+def in_words(text: str, choices: dict[str, str]) -> list[str]:
+    first, rest = leading(text)
+    if first not in choices:
+        return [*bracketed(text), *stated(text), *either(text, choices)]
+    rest = rest.lstrip()
+    if rest[: len(choices[first])].lower() == choices[first].lower():
+        rest = rest[len(choices[first]) :]
+    return [first, *stated(text), *next_in_list(rest)]
+
+
+def next_in_list(rest: str) -> list[str]:
+    """The letter that a text begins with, perhaps behind "or" or "and", when a mark, the end or another "or" follows."""
+    words = tokens(rest)
+    words = words[1:] if words and words[0][0] in ("or", "and") else words
+    if not words or len(words[0][0]) != 1 or not "A" <= words[0][0] <= "Z":
+        return []
+    behind = rest[words[0][1] + 1 :]
+    another = behind[:1].isspace() and len(words) > 1 and words[1][0] in ("or", "and") and behind.lstrip().startswith(words[1][0])
+    return [words[0][0]] if len(words) == 1 or another or behind.lstrip()[:1] in tuple(".):,;") else []
+
+
+def leading(text: str) -> tuple[str, str]:
+    """The letter in front with a mark or a line's end behind it, and what follows; two empty texts for none."""
     start = next((i for i, c in enumerate(text) if c.isalnum() or c == "_"), len(text))
     rest = text[start + 1 :]
     run = next((i for i, c in enumerate(rest) if c.isalnum() or c == "_"), len(rest))
-    capital = "A" <= text[start : start + 1] <= "Z"
-    return text[start] if capital and (rest.lstrip()[:1] in tuple(".):") or "\n" in rest[:run]) else ""
+    if not "A" <= text[start : start + 1] <= "Z":
+        return "", ""
+    if rest.lstrip()[:1] in tuple(".):"):
+        return text[start], rest.lstrip()[1:]
+    return (text[start], rest[rest.rindex("\n", 0, run) + 1 :]) if "\n" in rest[:run] else ("", "")
+
+
+def stands(text: str, i: int) -> bool:
+    """Whether the capital at i touches no plain letter, digit, apostrophe or hyphen, is no part of "A.M.", and is not denied."""
+    before, after = text[:i], text[i + 1 :]
+
+    def plain(c: str) -> bool:
+        return c.isascii() and (c.isalnum() or c == "_")
+
+    if plain(before[-1:]) or plain(after[:1]) or before[-1:] in tuple(".'’-") or after[:1] in tuple("'’-"):
+        return False
+    denied = before.endswith(("n't ", "n’t ")) or (before.endswith(("not ", "Not ")) and not plain(before[:-4][-1:]))
+    return not denied and not (after[:1] == "." and plain(after[1:2]))
+
+
+def alone(text: str, choices: dict[str, str]) -> str:
+    """The only capital that stands by itself outside of options' texts."""
+    text = " ".join(text.split())
+    for option in choices.values():
+        if len(option) > 1 and any("A" <= c <= "Z" and stands(option, i) for i, c in enumerate(option)):
+            while option.lower() in text.lower():
+                i = text.lower().index(option.lower())
+                text = text[:i] + " _ " + text[i + len(option) :]
+    capitals = [(c, i) for i, c in enumerate(text) if c in choices and stands(text, i)]
+    found = [c for c, i in capitals if c not in ("A", "I") or no_article(text[i + 1 :])]
+    return found[0] if found and set(found) == {found[0]} else ""
+
+
+def no_article(rest: str) -> bool:
+    words = tokens(rest)
+    if not words or rest.lstrip()[:1] in tuple("-–—:;,.)!?]*") or not rest[0].isascii():
+        return True
+    return rest[:1].isspace() and rest.lstrip().startswith(words[0][0]) and words[0][0] in "is because since or nor and".split()
 
 
 def bracketed(text: str) -> list[str]:
@@ -275,7 +374,7 @@ def within(text: str, choices: dict[str, str]) -> str:
     said = plain_words(text).split(" ")
     first = next(iter(tokens(text)), ("", 0))
     behind = text[first[1] + len(first[0]) :].lstrip("".join({c for c in text if not (c.isalnum() or c == "_")} - set(",.;:!")))
-    alone = first[0].lower() if first[0].lower() in ("yes", "no") and (not behind or behind[0] in ",.;:!") else None
+    lead = first[0].lower() if first[0].lower() in ("yes", "no") and (not behind or behind[0] in ",.;:!") else None
 
     def inside(part: list[str], whole: list[str]) -> bool:
         return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
@@ -283,10 +382,24 @@ def within(text: str, choices: dict[str, str]) -> str:
     found = {}
     for name, option in choices.items():
         words = plain_words(option).split()
-        if (words[0] == alone) if words in (["yes"], ["no"]) else inside(words, said):
+        if one_letter(option):
+            if option.islower() and small(option, text):
+                found[name] = words
+        elif (words[0] == lead) if words in (["yes"], ["no"]) else inside(words, said):
             found[name] = words
     outer = [x for x, words in found.items() if not any(words != other and inside(words, other) for other in found.values())]
     return outer[0] if len(outer) == 1 else ""
+
+
+def small(option: str, text: str) -> bool:
+    """A small letter as a word of its own; no "a" with only a blank between it and a word."""
+    words = tokens(text)
+    for n, (word, i) in enumerate(words):
+        behind = text[i + 1 : words[n + 1][1]] if n + 1 < len(words) else ""
+        joined = text[max(i - 1, 0) : i] in ("'", "’", "-") or text[i + 1 : i + 2] in ("'", "’", "-")
+        if word == option and not joined and not (word == "a" and behind.isspace()):
+            return True
+    return False
 
 
 # what models say ---------------------------------------------------------------------------------------------------------
@@ -355,7 +468,10 @@ def choice(choices: dict[str, str], draw: random.Random) -> str:
         f"|{x} or {y}|A {text}|a {text}|The answer is A {other}.|The answer is {text}|It is {text} and {other}|{x}\n{text}"
         f"|{x}:{text}|)|.||(|a|the|None|NA|007|no answer|Yes, {text}|No.|{x}) {text}\n({y}) {other}|The answer is {x}'s|**{x}**"
         f"|The best choice should be {y}|The answer is {x}. The answer is {y}.|The answer is {x}\n|I think so|{x}{y}|_{x}_|Z"
-        f"|Best option:({x})|{x} . {text}|My answer would be: {x}, since {other}|Failed to obtain answer via API.".split("|")
+        f"|Best option:({x})|{x} . {text}|My answer would be: {x}, since {other}|I think {x}|{x} - {text}"
+        f"|{x} because of it|It's {x}.|{x} is right|It is not {x}|Not {x} but {y}|Neither {x} nor {y}|{x}-shaped|答案是{x}|{x}是"
+        f"|{x}. {text}. The others ({y}) and (A) are wrong|I see {text}, so {y}|It is {x}, not {other}|The letter is {text}"
+        f"|Failed to obtain answer via API.".split("|")
     )
     return draw.choice((said, said, said, said.lower(), f" {said} ", f"{said}!", said.replace(" ", "\n", 1)))
 

@@ -8,7 +8,7 @@ import sys
 import data_factory
 import pytest
 
-from script_vlmeval.benchmarks import BENCHMARKS, read_tsv, read_user_tsv, resolve
+from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, expand, read_tsv, read_user_tsv, resolve
 from script_vlmeval.errors import UserError
 from script_vlmeval.scoring import kind_of
 
@@ -22,12 +22,57 @@ from script_vlmeval.scoring import kind_of
         ("textvqa", "TextVQA_VAL"),
         ("mmbench-cn", "MMBench_DEV_CN"),
         ("MM-VET", "MMVet"),
+        ("vqav2", "VQAv2_VAL"),
+        ("VQAv2_VAL", "VQAv2_VAL"),
+        ("mmbench cn", "MMBench_DEV_CN"),
+        ("MLVU_MCQ", "MLVU_MCQ"),
+        ("videomme", "Video-MME"),
         ("shapesvqa", "ShapesVQA"),
     ],
 )
 def test_aliases_ignore_case(asked, host):
     assert resolve(asked).host == host
     assert resolve(asked).name in BENCHMARKS
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "frames", "fps"),
+    [
+        ("mvbench_8frame", "MVBench_8frame", 8, None),
+        ("Video-MME_64frames", "Video-MME_64frame", 64, None),
+        ("MLVU_MCQ_16frame", "MLVU_16frame", 16, None),
+        ("MSVD-QA_0.5fps", "MSVD-QA_0.5fps", None, 0.5),
+        ("LongVideoBench", "LongVideoBench", None, None),
+    ],
+)
+def test_a_suffix_fixes_the_frames_of_a_video(asked, name, frames, fps):
+    found = resolve(asked)
+    assert (found.name, found.frames, found.fps, found.modality) == (name, frames, fps, "video")
+
+
+@pytest.mark.parametrize(("asked", "says"), [("GQA_8frame", "GQA shows pictures"), ("MVBench_0frame", "no frames")])
+def test_frames_that_cannot_be_are_refused(asked, says):
+    with pytest.raises(UserError, match=says):
+        resolve(asked)
+
+
+def test_groups_stand_for_their_members_once():
+    assert {name: len(expand([name])) for name in GROUPS} == {
+        "image10": 10,
+        "video4": 4,
+        "videoqa4": 4,
+        "script14": 14,
+        "all18": 18,
+    }
+    assert [b.name for b in expand(["GQA", "Image10"])][:2] == ["GQA", "VQAv2"]
+    assert [b.name for b in expand(["video4_8frame"])] == [f"{name}_8frame" for name in GROUPS["video4"]]
+    with pytest.raises(UserError, match="pictures"):
+        expand(["script14_8frame"])
+
+
+def test_two_tables_of_one_name_are_refused():
+    with pytest.raises(UserError, match="rename"):
+        expand(["a/mine.tsv", "b/mine.tsv"])
 
 
 def test_other_names_go_to_the_host_as_they_are():

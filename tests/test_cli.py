@@ -66,7 +66,7 @@ def test_several_processes_are_refused_for_now(monkeypatch: pytest.MonkeyPatch, 
 )
 def test_lists(what: str, names: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["--list", what]) == 0
-    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line]
     assert set(names) <= set(first)
 
 

@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from script_vlmeval import plugin
-from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, expand, resolve
+from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, resolve
 from script_vlmeval.cli import main
 from script_vlmeval.plugin.workbook import write_workbook
 
@@ -84,7 +84,7 @@ def test_the_summary_has_a_sheet_for_each(results):
 def test_the_hosts_figure_stands_beside(results, name):
     """Wherever it has a scorer of its own that needs no judge; its OCRBench scorer runs cells as code, so ours alone is used."""
     others = result_of(results, name)["other scorers"]
-    lacking = {"OCRBench", "TGIF-QA", "MSVD-QA", "MSRVTT-QA", "ActivityNet-QA"}
+    lacking = {"OCRBench", "VQAv2", "TGIF-QA", "MSVD-QA", "MSRVTT-QA", "ActivityNet-QA"}
     assert len(others) == (0 if name in lacking else 1)
     assert all(other["scorer"].startswith("vlmeval ") and other["metrics"] for other in others)
 
@@ -173,23 +173,52 @@ def gold(row):
 # names --------------------------------------------------------------------------------------------------------------------
 
 
-def test_groups_hold_what_their_names_count():
-    assert {name: len(expand([name])) for name in GROUPS} == {
-        "image10": 10,
-        "video4": 4,
-        "videoqa4": 4,
-        "script14": 14,
-        "all18": 18,
-    }
-    assert [b.name for b in expand(["video4", "MVBench", "mvbench_8frame"])][-1] == "MVBench_8frame"
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Another data folder, that is not there yet."""
+    folder = tmp_path / "LMUData"
+    monkeypatch.setenv("LMUData", str(folder))
+    return folder
+
+
+def test_of_a_group_what_is_there_is_prepared(elsewhere, tmp_path, capsys):
+    assert main(["prepare", "image10", "--source", str(download("MME", tmp_path)), "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert "MME: 28 questions" in said.out
+    assert "9 of 10 were not prepared" in said.err
+    assert [path.name for path in elsewhere.glob("*.tsv")] == ["MME.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("GQAA", "Did you mean 'GQA'"), ("image11", "image10"), ("ShapesVQA", "no preparing"), ("mine.tsv", "no preparing")],
+)
+def test_a_name_that_is_not_a_downloads_stops_before_anything_is_made(elsewhere, tmp_path, capsys, name, says):
+    assert main(["prepare", "MME", name, "--source", str(download("MME", tmp_path)), "--quiet"]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.glob("LMUData/*.tsv"))
+
+
+def test_all_tables_that_lack_are_named_at_once(elsewhere, tmp_path, capsys):
+    elsewhere.mkdir()
+    assert main(["--data", "image10", "--model", CONFIG, "--work-dir", str(tmp_path / "r"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "10 of 10 benchmarks cannot be opened" in said
+    assert all(f"{BENCHMARKS[name].host}.tsv" in said for name in GROUPS["image10"])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_rerun_says_again_what_has_no_score(results, capsys):
+    assert main(["--data", "VQAv2_TESTDEV", "--model", CONFIG, "--work-dir", str(results), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing to do" in said
+    assert "NOT SCORED: VQAv2_TESTDEV: scored by the VQA challenge's server" in said
 
 
 def test_tables_do_not_depend_on_where_they_lie(data, tmp_path, monkeypatch):
     """The same download elsewhere is the same benchmark: results stay valid."""
     here = plugin.open_dataset(resolve("MSVD-QA"), None, tmp_path)
-    elsewhere = tmp_path / "LMUData"
-    elsewhere.mkdir()
-    monkeypatch.setenv("LMUData", str(elsewhere))
+    monkeypatch.setenv("LMUData", str(tmp_path / "LMUData"))
     assert main(["prepare", "MSVD-QA", "--source", str(download("MSVD-QA", tmp_path / "again")), "--quiet"]) == 0
     there = plugin.open_dataset(resolve("MSVD-QA"), None, tmp_path)
     assert here.digest == there.digest

@@ -139,6 +139,11 @@ def says(pattern: str) -> Callable[[Row], object]:
 
 EMPTY = {"empty answer": lambda row: not row["prediction"].strip()}
 PERIOD = {"period behind a digit": lambda row: re.search(r"\d\.(?!\d)", everything(row))}
+VIZWIZ = {
+    **EMPTY,
+    "reference that is not in its processed form": lambda row: any(restated.processed(x) != x for x in answers_of(row)),
+    "contraction": lambda row: any(c in everything(row) for c in "'’"),
+}
 VQA = {**EMPTY, "annotators agree": lambda row: len({answer.strip() for answer in answers_of(row)}) == 1, **PERIOD}
 TEXTVQA = {**EMPTY, "comma, question mark, 's": lambda row: re.search(r"[,?]|'s", everything(row).lower()), **PERIOD}
 GQA = {"period at the end": says(r"\.\s*$")}
@@ -163,9 +168,11 @@ CHOICE = {
     "article": says(r"\b[Aa]\s+\w"),
     "more than one letter": lambda row: len(capitals(row)) > 1,
     "no letter, but a text": lambda row: not capitals(row),
-    "letter within a text": says(r"vitamin C|A\.M\.|[A-Z]['’]s|_"),
+    "letter within a text": says(r"vitamin\sC|A\.M\.|[A-Z]['’]s|_"),
     "letter that is no option": lambda row: not capitals(row) & set("ABCD"),
-    "letter far from the end": says(r"\b[A-D]\b(\W+\w+){4}"),
+    "letter far from the end": says(r"\b[A-D]\b(\W+\w+){4}|\b[A-D] - (\w+ ){2}\w"),
+    "letter of a compound": says(r"\b[A-Z]-\w"),
+    "letter denied": says(r"(?i:\bnot)\s+[A-D]\b"),
     "letter behind a word": says(r"\w\W+\(?[A-D]\b"),
 }
 LOOSER = {"forms that ScienceQA does not know": lambda row: not restated.scienceqa(row["prediction"], "ABCDF")}
@@ -192,15 +199,16 @@ class Host:
 _CAPITAL = choice("a mark alone|letter far from the end")  # where the host takes the first capital that may be an option
 HOSTS = {
     "vqa": Host(soft_row, soft, VQA),
+    "vizwiz": Host(soft_row, soft, VIZWIZ),
     "textvqa": Host(soft_row, soft, TEXTVQA),
     "gqa": Host(short_row, exact, GQA),
     "anls": Host(document_row, similar, ANLS),
     "pope": Host(yes_row, yes_no, POPE),
     "mme": Host(yes_row, yes_no, MME),
     "scienceqa": Host(lettered_row, lettered, LOOSER | {name: CHOICE[name] for name in ("article", "letter within a text")}),
-    "mmbench": Host(lettered_row, lettered, choice("a mark alone|letter that is no option|letter behind a word")),
-    "mvbench": Host(listed_row, listed, choice("letter behind a word"), "mvbench"),
-    "mlvu": Host(listed_row, listed, choice("failure marker|a mark alone|letter behind a word"), "mlvu"),
+    "mmbench": Host(lettered_row, lettered, choice("a mark alone|letter behind a word")),
+    "mvbench": Host(listed_row, listed, choice("failure marker|letter of a compound|letter behind a word"), "mvbench"),
+    "mlvu": Host(listed_row, listed, choice("failure marker|a mark alone|letter of a compound|letter behind a word"), "mlvu"),
     "videomme": Host(lambda draw: listed_row(draw, True), first_capital, _CAPITAL, "videomme"),
     "longvideobench": Host(listed_row, first_capital, _CAPITAL, "longvideobench"),
 }
@@ -220,4 +228,4 @@ def test_the_host_differs_in_its_traps_alone(of, rule):
     unnamed = [row for row in apart if not case.trap(row)]
     assert not unnamed, f"{len(unnamed)} of {len(apart)}, such as {unnamed[:3]}"
     assert {case.trap(row) for row in apart} == set(case.traps)
-    assert sum(not case.trap(row) for row in rows) > N / 20, "hardly a row outside of the traps"
+    assert sum(not case.trap(row) for row in rows) > N / 25, "hardly a row outside of the traps"

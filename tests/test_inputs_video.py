@@ -198,7 +198,7 @@ def test_a_video_that_was_changed_is_read_again(reads: list[str], tmp_path: Path
     assert other.digest == first.digest  # the bytes count, not the place
 
 
-def test_another_folder_and_other_names_are_another_video(tmp_path: Path):
+def test_another_place_name_size_or_time_is_another_video(tmp_path: Path):
     paths = [Path(folder(tmp_path / name, range(3))) for name in "ab"]
     for file in (f for path in paths for f in path.iterdir()):
         os.utime(file, ns=(1, 1))
@@ -208,8 +208,13 @@ def test_another_folder_and_other_names_are_another_video(tmp_path: Path):
     link.unlink()
     link.symlink_to(paths[1])
     second = memory._stamp(str(link))
-    (paths[1] / "0.png").rename(paths[1] / "00.png")
-    assert len({first, second, memory._stamp(str(link))}) == 3
+    file = (paths[1] / "0.png").rename(paths[1] / "00.png")
+    third = memory._stamp(str(link))
+    os.utime(file, ns=(1, 2))
+    fourth = memory._stamp(str(link))
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(1, 2))
+    assert len({first, second, third, fourth, memory._stamp(str(link))}) == 5
 
 
 def test_a_video_that_cannot_be_read_is_not_remembered(reads: list[str], tmp_path: Path):

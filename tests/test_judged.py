@@ -82,11 +82,29 @@ def test_the_key_is_seen_by_the_server_alone(data, tmp_path, monkeypatch, caplog
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
-def test_replies_that_cannot_be_read_are_counted(data, tmp_path, monkeypatch):
-    with judge_server.server("I would rather not say.") as url:
+def test_replies_that_cannot_be_read_are_counted(data, tmp_path):
+    first = []
+
+    def shy(request):
+        """About the first question that it is asked, each time that it is."""
+        if "pred" in request.user and not first:
+            first.append(request.user)
+        return "I would rather not say." if request.user in first else "{'pred': 'yes', 'score': 5}"
+
+    with judge_server.server(shy) as url:
         assert ask(tmp_path, "--judge", "shy", "--judge-url", url) == 0
     found = result(tmp_path)
-    assert (found["score"], found["metrics"]["judge_unparsable"]) == (0, found["n"])
+    unread = int(found["metrics"]["judge_unparsable"])
+    assert 0 < unread < found["n"]
+    assert found["score"] == pytest.approx(100 * (found["n"] - unread) / found["n"])
+    assert f"{unread} of {found['n']} judge replies could not be read" in " ".join(found["notes"])
+
+
+def test_a_judge_of_whom_nothing_can_be_read_gives_no_score(data, tmp_path, capsys):
+    with judge_server.server("I would rather not say.") as url:
+        assert ask(tmp_path, "--judge", "shy", "--judge-url", url) == 1
+    assert "None of 4 replies of shy at 127.0.0.1" in capsys.readouterr().err
+    assert not (tmp_path / "tiny_full" / "MSVD-QA_1frame" / "result.json").exists()
 
 
 def test_a_judge_that_is_not_there_is_said_before_anything_runs(data, tmp_path, capsys):

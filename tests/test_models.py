@@ -654,7 +654,7 @@ def test_the_list_of_models_says_what_each_can_and_loads_nothing():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["MODEL", "FAMILY", "VISUAL", "TOKENS", "RELEVANCE", "CHECKPOINT", "ABOUT", "METHODS"]
+    assert head.split() == ["MODEL", "FAMILY", "VISUAL", "TOKENS", "FRAMES", "RELEVANCE", "CHECKPOINT", "ABOUT", "METHODS"]
     by_name = {row.split()[0]: row for row in rows}
     for record in BACKBONES.values():
         row = by_name[record.id]

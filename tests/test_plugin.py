@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import types
+import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from script_vlmeval import backbones, plugin, runtime, scoring
 from script_vlmeval.benchmarks import resolve
 from script_vlmeval.errors import UserError
 from script_vlmeval.plugin.host import host
-from script_vlmeval.plugin.workbook import read_workbook, write_workbook
+from script_vlmeval.plugin.workbook import read_answers, write_workbook
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,9 @@ def answer(dataset, folder, predictions, name="tiny_full"):
 
 @pytest.fixture
 def stock(h, monkeypatch):
-    """The host's own dataset object of a crafted table, whose checksum would otherwise make it download."""
+    """The host's own dataset object of a crafted table, whose checksum would otherwise make it download. Its scorers write into
+    /tmp under the time of day: a name of our own keeps another run of these tests out."""
+    monkeypatch.setattr("vlmeval.dataset.utils.multiple_choice.timestr", lambda: f"test-{uuid.uuid4()}")
 
     def build(name):
         for cls in h.dataset.DATASET_CLASSES:
@@ -335,7 +338,7 @@ def test_scoring_again_reads_the_answers_again(h, data, tmp_path):
     stale.touch()
     wrong = dataset.score(answer(dataset, tmp_path, ["Z"] * len(dataset)))
     assert (right.metrics["total"], wrong.metrics["total"]) == (2800, 0)
-    assert (tmp_path / "tiny_full_MME_score.csv").is_file()
+    assert (tmp_path / "vlmevalkit" / "tiny_full_MME_score.csv").is_file()
     assert not stale.exists()
 
 
@@ -378,7 +381,7 @@ def test_failed_and_empty_answers_are_wrong_and_formulas_stay_text(h, data, tmp_
     dataset = plugin.open_dataset(resolve("SQA"), None, tmp_path)
     said = ["Failed to obtain answer via API.", "", "=1+1", "A", *["Z"] * 4]
     workbook = answer(dataset, tmp_path, said)
-    assert list(read_workbook(workbook)["prediction"]) == ["Z", "Z", "=1+1", "A", *["Z"] * 4]
+    assert list(read_answers(workbook).frame["prediction"]) == ["Z", "Z", "=1+1", "A", *["Z"] * 4]
     assert dataset.score(workbook).metrics["Overall"] == 0
 
 

@@ -16,6 +16,7 @@ from official_videos import CODECS, MVBENCH, NAMES, OPEN, TABLES
 from script_vlmeval import video
 from script_vlmeval.errors import UserError
 from script_vlmeval.prepare import Prepared, prepare
+from script_vlmeval.prepare.videos import type_of
 
 ROWS = dict(zip(TABLES, (40, 6, 14, 4, 3, 3, 4, 4, 3), strict=True))
 UNSTATED = "bundle (validation or test: not stated)"
@@ -79,7 +80,7 @@ def test_every_row_names_a_video_that_shows_its_answer(table, download):
 @pytest.mark.parametrize("table", TABLES)
 def test_another_number_of_rows_than_published_is_said(table, download):
     said, _ = run(table, download(table))
-    assert said.expected is None or any(f"{said.expected:,}" in note for note in said.notes)
+    assert all(any(f"{number:,}" in note for note in said.notes) for number in said.expected)
 
 
 @pytest.mark.parametrize("table", OPEN)
@@ -229,7 +230,7 @@ def test_video_mme_beside_a_folder_called_data(download):
 
 def test_nothing_is_taken_from_outside(download):
     source = download("Video-MME")
-    assert "lacks video or videos or data" in refused("Video-MME", source / "videomme")
+    assert "lacks video. Expected" in refused("Video-MME", source / "videomme")
 
 
 def test_archives_that_were_not_unpacked_are_named(download):
@@ -329,9 +330,26 @@ def test_msrvtt(download):
     assert rows[2]["video_path"] == str(source / "TestVideo/video7012.mp4")
 
 
-def test_ids_that_repeat_give_way_to_running_numbers(download):
+@pytest.mark.parametrize("table", ["MSVD-QA", "MSRVTT-QA"])
+def test_ids_that_repeat_are_refused(table, download):
+    source = download(table)
+    edit(source / "test_qa.json", lambda rows: [row.update(id=rows[0]["id"]) for row in rows[1:3]])
+    error = refused(table, source)
+    assert f"{source / 'test_qa.json'}: id '{37000 if table == 'MSVD-QA' else 171000}' occurs more than once (1 such)" in error
+
+
+def test_ids_of_gifs_that_repeat_are_refused(download):
+    source = download("TGIF-QA")
+    path = source / "Test_frameqa_question.csv"
+    path.write_text(path.read_text().replace("FRAMEQA1160", "FRAMEQA1159"))
+    assert "vid_id 'FRAMEQA1159' occurs more than once" in refused("TGIF-QA", source)
+
+
+def test_rows_are_numbered_where_none_has_an_id(download):
     source = download("MSRVTT-QA")
-    edit(source / "test_qa.json", lambda rows: rows[3].update(id=rows[0]["id"]))
+    edit(source / "test_qa.json", lambda rows: rows[2].pop("id"))
+    assert "question 3 has no 'id', others have one" in refused("MSRVTT-QA", source)
+    edit(source / "test_qa.json", lambda rows: [row.pop("id", None) for row in rows])
     _, rows = run("MSRVTT-QA", source)
     assert [row["index"] for row in rows] == ["0", "1", "2", "3"]
 
@@ -342,7 +360,7 @@ def test_tgif(download):
     assert list(rows[0]) == ["index", "video", "video_path", "question", "answer", "split", "type"]
     assert [row["index"] for row in rows] == ["FRAMEQA1159", "FRAMEQA1160", "FRAMEQA1161"]
     assert rows[0]["video_path"] == str(source / "gifs/tumblr_no73q2fm0_250.gif")
-    assert (rows[0]["question"], rows[0]["type"]) == ("what is the color of the square ?", "2")
+    assert (rows[0]["question"], rows[0]["type"]) == ("what is the color of the square ?", "Color")
 
 
 def test_tgif_as_its_repository_has_it(download):
@@ -360,9 +378,22 @@ def test_activitynet(download):
     assert [row["index"] for row in rows] == ["v_0QIUV7WYK-__3", "v_1QIUV7WYK-__3", "v_2QIUV7WYK-__3"]
     assert [row["answer"] for row in rows] == NAMES[:3]
     assert {row["question"] for row in rows} == {"what color is the square"}  # as published
-    assert {(row["type"], row["split"]) for row in rows} == {("4", "test")}
+    assert {(row["type"], row["split"]) for row in rows} == {("Color", "test")}
     assert rows[1]["video"] == "1QIUV7WYK-_"
     assert rows[1]["video_path"] == str(source / "all_test/v_1QIUV7WYK-_.mkv")
+
+
+def test_types_have_names(download):
+    """Digits that the official files do not explain stay as they are."""
+    names = "Motion,Spatial Relationship,Temporal Relationship,Yes/No,Color,Object,Location,Number,Other".split(",")
+    assert [type_of("ActivityNet-QA", str(digit)) for digit in range(10)] == [*names, "9"]
+    assert [type_of("TGIF-QA", str(digit)) for digit in range(5)] == ["Object", "Number", "Color", "Location", "4"]
+    assert [type_of("TGIF-QA", text) for text in ("", "-1", "color", "\u00b2")] == ["", "-1", "color", "\u00b2"]
+    assert type_of("MSVD-QA", "1") == "1"
+    source = download("ActivityNet-QA")
+    edit(source / "test_a.json", lambda rows: [row.update(type=kind) for row, kind in zip(rows, (0, 9, None), strict=True)])
+    _, rows = run("ActivityNet-QA", source)
+    assert [row["type"] for row in rows] == ["", "9", "Motion"]
 
 
 def test_activitynet_without_the_prefix(download):
@@ -425,6 +456,7 @@ def test_another_folder(table, tmp_path):
     error = refused(table, tmp_path / "download/other")
     assert "lacks" in error
     assert "Expected there" in error
+    assert len(error.replace(str(tmp_path / "download/other"), "/downloads")) <= 400
 
 
 @pytest.mark.parametrize("table", TABLES)

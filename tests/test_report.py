@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from script_vlmeval import celltext, draw, report
+from script_vlmeval.cells import Config
+from script_vlmeval.draw import plot
 from script_vlmeval.errors import UserError
 
 NASTY = [
@@ -115,13 +117,13 @@ def test_a_workbook_that_cannot_be_written(tmp_path: Path):
 # The summary -------------------------------------------------------------------------------------------------------------------
 
 
-def result(config: str, benchmark: str, score: float, **more: Any) -> dict[str, Any]:
+def result(config: str, benchmark: str, score: float | None, **more: Any) -> dict[str, Any]:
     model, method, budget = [*config.split("_"), ""][:3]
     kept = more.pop("kept", float(budget) if budget.isdecimal() else 36.0 if budget else 144.0)
     return {
         "cell": {"config": config, "model": model, "method": method, "budget": budget, "params": {}, "benchmark": benchmark},
         "fingerprint": {"seed": 0, "dataset": "abc"},
-        "metrics": {"Overall": score, "color": score / 2},
+        "metrics": {"Overall": score, "color": (score or 0.0) / 2},
         "primary": "Overall",
         "score": score,
         "stderr": 1.0,
@@ -137,7 +139,7 @@ def result(config: str, benchmark: str, score: float, **more: Any) -> dict[str, 
     }
 
 
-def put(work_dir: Path, config: str, benchmark: str, score: float, **more: Any) -> Path:
+def put(work_dir: Path, config: str, benchmark: str, score: float | None, **more: Any) -> Path:
     path = work_dir / config / benchmark / "result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result(config, benchmark, score, **more)))
@@ -279,7 +281,7 @@ def test_each_benchmark_compares_by_its_own_measurement(tmp_path: Path):
 
 def test_peers_are_within_one_percent_of_the_fewest_of_their_group():
     values = [192.0, 100.0, 101.0, 101.001, 102.5, 0.0, 191.6]
-    rows = [draw.Row(report.Config("m", "x", "9"), "b", 1.0, None, 1, 0, {"tokens": {"visual_kept": v}}) for v in values]
+    rows = [draw.Row(Config("m", "x", "9"), "b", 1.0, None, 1, 0, {"tokens": {"visual_kept": v}}) for v in values]
     groups = [[row.measured for row in group] for group in draw.peers(rows)]
     assert groups == [[100.0, 101.0], [101.001], [102.5], [191.6, 192.0]]
 
@@ -302,7 +304,7 @@ def test_many_methods_of_one_budget_are_set_against_each_other(tmp_path: Path):
     put(tmp_path, "tiny_dart_72", "ShapesVQA", 70.0)
     put(tmp_path, "tiny_script_16", "ShapesYN", 70.0)
     summary = report.summarise(tmp_path)
-    shapes, yes_no = draw._panels(summary.rows)
+    shapes, yes_no = plot._panels(summary.rows)
     (rows,) = shapes.comparisons
     assert [row.score for row in rows] == sorted(row.score for row in rows)
     assert {row.config.method for row in rows} == {"random", "grid", "pool", "script", "scope"}
@@ -330,10 +332,10 @@ def texts(axis: Any) -> list[str]:
 def test_every_budget_of_many_methods_has_a_comparison(tmp_path: Path):
     """And what has no other budget is in that alone, its budget beside its name where the name is there twice."""
     demo(tmp_path)
-    panels = draw._panels(report.summarise(tmp_path).rows)
+    panels = plot._panels(report.summarise(tmp_path).rows)
     assert [{row.tokens for row in rows} for rows in panels[0].comparisons] == [{72.0}, {16.0}]
     assert set(panels[0].curves) == {"random", "cdpruner", "script"}
-    above, at_72, at_16 = draw._figure(panels).axes
+    above, at_72, at_16 = plot._figure(panels).axes
     assert above.get_title(loc="left") == "ShapesVQA"
     assert [axis.get_title(loc="left") for axis in (at_72, at_16)] == ["ShapesVQA at 72 tokens", "ShapesVQA at 16 tokens"]
     twice = {"fastv 72", "fastv r75k2"}
@@ -344,7 +346,7 @@ def test_every_budget_of_many_methods_has_a_comparison(tmp_path: Path):
 def test_two_budgets_of_one_method_are_not_many_methods(tmp_path: Path):
     for name in ("fastv_72", "fastv_50pct", "fastv_r75k2", "dart_72", "script_72"):
         put(tmp_path, f"tiny_{name}", "ShapesVQA", 70.0, kept=72.0)
-    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(report.summarise(tmp_path).rows)
     assert not panel.comparisons
     assert set(panel.curves) == {"fastv", "dart", "script"}
 
@@ -352,7 +354,7 @@ def test_two_budgets_of_one_method_are_not_many_methods(tmp_path: Path):
 def test_without_curves_there_is_no_panel_for_them(tmp_path: Path):
     for i in range(5):
         put(tmp_path, f"tiny_m{i}_16", "ShapesVQA", 50.0 + i)
-    figure = draw._figure(draw._panels(report.summarise(tmp_path).rows))
+    figure = plot._figure(plot._panels(report.summarise(tmp_path).rows))
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["ShapesVQA at 16 tokens"]
     assert {"chance", "image-blind"} <= {text.get_text() for text in figure.axes[0].texts}
     assert not figure.legends
@@ -360,7 +362,7 @@ def test_without_curves_there_is_no_panel_for_them(tmp_path: Path):
 
 @pytest.mark.parametrize("count", [1, 8, 11, 12, 40])
 def test_no_colour_is_there_twice(count: int):
-    looks = draw._looks([f"m{i}" for i in range(count)])
+    looks = plot._looks([f"m{i}" for i in range(count)])
     assert len({str(look["color"]) for look in looks.values()}) == len(looks) == count
 
 
@@ -371,7 +373,7 @@ def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names
         for budget in (16, 36) if i % 2 else (16, 72):
             for benchmark in range(benchmarks):
                 put(tmp_path, f"tiny_{name}_{budget}", f"Bench{benchmark}", 50.0 + i)
-    figure = draw._figure(draw._panels(report.summarise(tmp_path).rows))
+    figure = plot._figure(plot._panels(report.summarise(tmp_path).rows))
     figure.draw_without_rendering()
     legend, page = figure.legends[0].get_window_extent(), figure.bbox
     assert page.x0 <= legend.x0
@@ -385,7 +387,7 @@ def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names
 def test_scores_that_are_all_alike_do_not_make_an_axis_of_rounding_errors(tmp_path: Path):
     for budget in (16, 72):
         put(tmp_path, f"tiny_script_{budget}", "ShapesVQA", 0.0, stderr=None, reference={"chance": None, "blind": None})
-    axis = draw._figure(draw._panels(report.summarise(tmp_path).rows)).axes[0]
+    axis = plot._figure(plot._panels(report.summarise(tmp_path).rows)).axes[0]
     low, high = axis.get_ylim()
     assert low < 0 < high
     assert high - low >= 1
@@ -417,10 +419,10 @@ def test_the_place_is_what_was_measured(tmp_path: Path, budget: str, kept: float
 def test_other_tokens_than_named_are_not_compared_at_the_name(tmp_path: Path):
     for method, kept in (("a", 16.0), ("b", 16.0), ("c", 16.1), ("d", 16.0), ("script+fastv", 15.9), ("latelast", 58.67)):
         put(tmp_path, f"tiny_{method}_16", "ShapesVQA", 80.0, kept=kept)
-    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(report.summarise(tmp_path).rows)
     assert not panel.comparisons  # 15.9 and 16.1 are more than 1 % apart
     put(tmp_path, "tiny_e_16", "ShapesVQA", 80.0)
-    (panel,) = draw._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(report.summarise(tmp_path).rows)
     assert [{row.config.method for row in rows} for rows in panel.comparisons] == [{"a", "b", "d", "e", "script+fastv"}]
     assert [row.tokens for row in panel.curves["latelast"]] == [58.67]
 

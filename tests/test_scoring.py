@@ -81,10 +81,88 @@ def test_yes_or_no(text, said):
         ("E", ""),
         ("", ""),
         ("Failed to obtain answer via API.", ""),
+        ("I think D", "D"),
+        ("D - Nobody", "D"),
+        ("A - dark red", "A"),
+        ("A) dark red", "A"),
+        ("C because", "C"),
+        ("A because", "A"),
+        ("The correct one is C", "C"),
+        ("It's C.", "C"),
+        ("It's A, I think", "A"),
+        ("I would choose C", "C"),
+        ("C is right", "C"),
+        ("C is correct.", "C"),
+        ("答案是C", "C"),
+        ("A是正确的", "A"),
+        ("C. A cat eats. The others (A) and (B) are wrong", "C"),
+        ("C) it is not (A)", "C"),
+        ("B. red square (A) blue", ""),
+        ("A. blue\n(B) red square\n(C) no", ""),
+        ("Neither A nor B", ""),
+        ("Neither C nor D", ""),
+        ("It is not C", ""),
+        ("Not C but D", "D"),
+        ("It isn't C", ""),
+        ("It is D-shaped", ""),
+        ("D.C. it is", ""),
+        ("I see A big dog", ""),
+        ("Yes, no", ""),
+        (")", ""),
     ],
 )
 def test_option_letters(prediction, letter):
     assert scoring.option_letter(prediction, CHOICES) == letter
+
+
+@pytest.mark.parametrize(
+    ("prediction", "letter"),
+    [
+        ("B", "B"),
+        ("B) a", "B"),
+        ("(B) a", "B"),
+        ("B. a", "B"),
+        ("B a.", "B"),
+        ("a", "B"),
+        ("a)", "B"),
+        ("(a)", "B"),
+        ("A", "A"),
+        ("b", "C"),
+        ("It is a", "B"),
+        ("I see a b", "C"),
+        ("I see a thing", ""),
+        ("B because", "B"),
+        ("b-side", ""),
+        ("E", "D"),
+        ("d", "D"),
+        ("f", ""),
+    ],
+)
+def test_options_that_are_letters(prediction, letter):
+    """A capital is the option's letter, a small letter the option's text; a letter of no option is a text in any case."""
+    assert scoring.option_letter(prediction, {"A": "c", "B": "a", "C": "b", "D": "e"}) == letter
+
+
+@pytest.mark.parametrize(
+    ("prediction", "letter"),
+    [
+        ("It is vitamin C.", "B"),
+        ("A vitamin C", "B"),
+        ("D is right", "D"),
+        ("The right one is D", "D"),
+        ("It is D, not right", "D"),
+        ("It is right", "A"),
+        ("It is right, A big step", "A"),
+        ("VITAMIN C, a lot", "B"),
+        ("right and left, so D I think", "D"),
+        ("a man", "F"),
+        ("man", "E"),
+    ],
+)
+def test_a_letter_beside_an_options_text(prediction, letter):
+    """A capital outweighs a text, unless it belongs to one."""
+    choices = {"A": "right", "B": "vitamin C", "C": "left", "D": "up", "E": "man", "F": "a man"}
+    assert scoring.option_letter(prediction, choices) == letter
 
 
 def test_the_longer_option_outweighs_the_one_inside_it():

@@ -27,11 +27,13 @@ def without_error(metrics):
 
 
 def test_rules_are_named_and_lead_with_their_figure():
-    plain = "exact pairs vqa textvqa gqa pope mme scienceqa mmbench anls ocrbench mvbench videomme mlvu longvideobench videoqa"
+    plain = "exact pairs vqa vizwiz textvqa gqa pope mme scienceqa mmbench anls ocrbench mvbench videomme mlvu longvideobench"
+    plain += " videoqa"
     judged = "mmvet videoqa_judged mlvuopen"
     assert {name for name, rule in RULES.items() if not rule.judged} == set(plain.split())
     assert {name for name, rule in RULES.items() if rule.judged} == set(judged.split())
     assert all(rule.name == name and rule.label for name, rule in RULES.items())
+    assert not [rule for rule in RULES.values() if rule.label.startswith("script_vlmeval")]  # which a score's scorer begins with
 
 
 # one table for each rule, all right -------------------------------------------------------------------------------------
@@ -81,6 +83,7 @@ def video_table(said=None, **columns):
 
 PERFECT = {
     "vqa": [row(1, "red", RED), row(2, "Blue.", MIXED)],
+    "vizwiz": [row(1, "red", RED), row(2, "Blue.", MIXED)],
     "textvqa": [row(1, "red", RED), row(2, "Blue.", MIXED)],
     "gqa": [row(1, "Red.", "red"), row(2, "no", "no")],
     "pope": pope_table(),
@@ -128,7 +131,9 @@ def test_an_empty_prediction_is_wrong_in_every_rule(name, nothing):
 
 
 def test_contractions_are_those_restated():
-    assert import_module("script_vlmeval.scoring.vqa").CONTRACTIONS == restated.CONTRACTIONS
+    tables = import_module("script_vlmeval.scoring.vqa")
+    assert tables.CONTRACTIONS == restated.CONTRACTIONS
+    assert tables.VIZWIZ_CONTRACTIONS == restated.VIZWIZ_CONTRACTIONS
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_references_stay_as_they_are_where_annotators_agree():
     assert scoring.textvqa_score("cat", ["The cat!"] * 10) == 1
 
 
-@pytest.mark.parametrize("name", ["vqa", "textvqa"])
+@pytest.mark.parametrize("name", ["vqa", "vizwiz", "textvqa"])
 @pytest.mark.parametrize(("answer", "count"), [("red", 1), ("['red']", 1), (str(["red"] * 9), 9), ("", 0), (str(["x"] * 11), 11)])
 def test_other_than_ten_references_are_refused(name, answer, count):
     with pytest.raises(UserError, match=rf"row '5' has {count}\."):
@@ -187,10 +192,38 @@ def test_other_than_ten_references_are_refused(name, answer, count):
 
 
 def test_vizwiz_has_its_references_in_another_column():
-    assert RULES["vqa"].function([{"index": "1", "prediction": "red", "answers": RED}]).per_sample == [1]
+    assert RULES["vizwiz"].function([{"index": "1", "prediction": "red", "answers": RED}]).per_sample == [1]
 
 
-@pytest.mark.parametrize("name", ["vqa", "textvqa"])
+@pytest.mark.parametrize(
+    ("said", "reference", "score"),
+    [
+        ("Unanswerable.", "unanswerable", 1),
+        ("The cat!", "cat", 1),
+        ("two", "2", 1),
+        ("two", "two", 0),
+        ("the cat", "the cat", 0),
+        ("Coca-Cola", "coca-cola", 0),
+        ("Coca-Cola", "coca cola", 1),
+        ("red", "Red", 0),
+        ("red", "red ", 0),
+        ("dont", "don't", 0),
+        ("dont", "don’t", 1),
+        ("don't", "don't", 1),
+        ("cant", "can't", 1),
+    ],
+)
+@pytest.mark.parametrize("alike", [10, 9])
+def test_vizwiz_takes_references_as_they_are(said, reference, score, alike):
+    """Whether or not the annotators agree."""
+    accepted = [reference] * alike + ["zebra"] * (10 - alike)
+    assert scoring.vizwiz_score(said, accepted) == score
+    assert (
+        RULES["vizwiz"].function([row(1, said, str(accepted), answer_type="other")]).metrics["answer_type/other"] == 100 * score
+    )
+
+
+@pytest.mark.parametrize("name", ["vqa", "vizwiz", "textvqa"])
 def test_soft_scores_as_restated(name):
     draw, seen = random.Random(11), set()
     for i in range(N):
@@ -487,6 +520,12 @@ def test_mvbench_weighs_questions_and_tasks():
 @pytest.mark.parametrize("said", [")", "", ".", "the", "an", "a horse", "Failed to obtain answer via API."])
 def test_nothing_is_no_answer_to_a_video_question(said):
     assert RULES["mvbench"].function(video_table(said)).metrics["Overall"] == 0
+
+
+@pytest.mark.parametrize("said", ["B", "B) a", "a)", "(B) a", "(a", "B."])
+def test_options_of_one_letter_are_read_after_an_open_bracket(said):
+    rows = [{"index": "1", "candidates": "['b', 'a', 'c']", "answer": "a", "prediction": said}]
+    assert RULES["mvbench"].function(rows).per_sample == [1]
 
 
 @pytest.mark.parametrize("said", ["A)", "A) the dog", "(A", "A", "the dog", "(A) the dog", "A. the dog"])

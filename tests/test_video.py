@@ -301,7 +301,7 @@ WHOLE = {  # files that cannot be decoded but from their beginning, or may as we
     "clip.gif": ("gif", 0, {}),
 }
 WAYS = [
-    *(Wanted(n, sampler) for n in (1, 3) for sampler in video.SAMPLERS),
+    *(Wanted(3, sampler) for sampler in video.SAMPLERS),
     Wanted(4, "middle", None, 3.0, 7.2),
     Wanted(2, "ends", None, 12.0, None),
     Wanted(3, "inner", None, None, 2.5),
@@ -415,9 +415,14 @@ def test_an_edit_list_hides_frames_that_are_decoded_and_not_shown(tmp_path: Path
     assert not calls
 
 
-@pytest.mark.parametrize("dropped", [range(40), range(25)], ids=["open group first", "no keyframe first"])
-def test_a_file_that_begins_with_frames_that_cannot_be_made(dropped: range, tmp_path: Path):
-    path = remuxed(moving(tmp_path / "clip.mp4", *SOUGHT["open.mp4"]), tmp_path / "late.mp4", dropped)
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_file_that_begins_with_frames_that_cannot_be_made(cut: int, tmp_path: Path):
+    """At an open group, whose first frames need those of the group before, or in the middle of a group."""
+    source = moving(tmp_path / "clip.mp4", *SOUGHT["open.mp4"])
+    with av.open(str(source)) as container:
+        keys = [i for i, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    dropped = range(keys[1] + cut)
+    path = remuxed(source, tmp_path / "late.mkv", dropped)  # in mp4, an edit list would hide them
     frames, times = plainly(path)
     assert len(frames) < LONG - len(dropped)
     assert scan(path).order == ()
@@ -538,9 +543,7 @@ def test_damage_that_a_decoder_covers_up_is_left_to_the_whole_pass(tmp_path: Pat
         stored = [bytes(p) for p in container.demux(video=0) if p.size][205]
     data, half = path.read_bytes(), len(stored) // 2
     path.write_bytes(data.replace(stored, stored[:half] + bytes(b ^ 0x55 for b in stored[half:])))
-    frames, _ = plainly(path)
-    assert len(frames) == LONG
-    assert video.read(path, 1, "middle", start=8.2, end=8.8).frames[0].tobytes() == frames[213]
+    assert video.read(path, 1, "middle", start=8.2, end=8.8).total == LONG
     assert calls == [True]
 
 

@@ -7,8 +7,8 @@ tables.py    tables in VLMEvalKit's TSV format, every cell the text that stands 
 
 from __future__ import annotations
 
-from .names import GROUPS, expand, resolve
+from .names import GROUPS, expand, known_names, resolve
 from .records import BENCHMARKS, Benchmark
 from .tables import read_tsv, read_user_tsv
 
-__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "expand", "read_tsv", "read_user_tsv", "resolve"]
+__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "expand", "known_names", "read_tsv", "read_user_tsv", "resolve"]

@@ -20,7 +20,7 @@ GROUPS: dict[str, list[str]] = {
     "script14": _IMAGE10 + _VIDEO4,  # fourteen, as Script reports; which four video sets it means is stated nowhere
     "all18": _IMAGE10 + _VIDEO4 + _VIDEOQA4,
 }
-_FRAMES = re.compile(r"(?P<base>.+?)_(?:(?P<frames>\d+)frame|(?P<fps>\d+(?:\.\d+)?)fps)", re.IGNORECASE)
+_FRAMES = re.compile(r"(?P<base>.+?)_(?:(?P<frames>\d+)frames?|(?P<fps>\d+(?:\.\d+)?)fps)", re.IGNORECASE)
 
 
 def _key(name: str) -> str:
@@ -33,12 +33,17 @@ _BY_KEY |= {_key(record.name): record for record in RECORDS}  # a plain name bef
 _GROUP_OF = {_key(name): members for name, members in GROUPS.items()}
 
 
+def known_names() -> set[str]:
+    """Everything of ours that can be named, for "did you mean"."""
+    return {name for record in RECORDS for name in (record.name, record.host, *record.aka)} | set(GROUPS)
+
+
 def resolve(name: str) -> Benchmark:
     """The benchmark of a name. Names that are not ours are left to the host, which knows whether they exist
     (`plugin.open_dataset` answers "did you mean" over both lists).
 
     `MVBench_16frame` and `MVBench_1fps` are MVBench with so many frames of each video, under a name of their own; the plain name
-    has as many as the model is made for. UserError for an empty name, and for a number of frames that cannot be.
+    has as many as the model is made for. UserError for an empty name, a number of frames that cannot be, or frames of pictures.
     """
     asked = name.strip()
     if not asked:
@@ -50,9 +55,11 @@ def resolve(name: str) -> Benchmark:
         return found
     cut = _FRAMES.fullmatch(asked)
     base = _BY_KEY.get(_key(cut["base"])) if cut else None
-    if cut is None or base is None or base.modality != "video":
+    if cut is None or base is None:
         return Benchmark(asked, asked, "host")
-    frames, fps = cut["frames"] and int(cut["frames"]), cut["fps"] and float(cut["fps"])
+    if base.modality != "video":
+        raise UserError(f"'{asked}': {base.name} shows pictures, which have no frames. Name it {base.name}.")
+    frames, fps = int(cut["frames"] or 0), float(cut["fps"] or 0)
     if not (frames or fps):
         raise UserError(f"'{asked}': a video cannot be shown in no frames. Name at least 1, as {base.name}_8frame.")
     suffix = f"{frames}frame" if frames else f"{fps:g}fps"
@@ -60,12 +67,20 @@ def resolve(name: str) -> Benchmark:
 
 
 def expand(names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of names and groups, in their order, each once. UserError for two tables of one name, which would share a
-    folder."""
+    """The benchmarks of names and groups, in their order, each once; `video4_8frame` is all four with 8 frames. UserError for two
+    tables of one name, which would share a folder."""
     found: dict[str, Benchmark] = {}
-    for name in (member for asked in names for member in _GROUP_OF.get(_key(asked), [asked])):
+    for name in (member for asked in names for member in _members(asked)):
         benchmark = resolve(name)
         if found.setdefault(benchmark.name, benchmark).host != benchmark.host:
             before = found[benchmark.name].host
             raise UserError(f"'{before}' and '{benchmark.host}' would both be called '{benchmark.name}': rename one of them.")
     return list(found.values())
+
+
+def _members(asked: str) -> list[str]:
+    """The names in a group, with what stands behind the group's; a name that is none stands for itself."""
+    cut = _FRAMES.fullmatch(asked.strip())
+    group = cut["base"] if cut else asked
+    suffix = asked.strip()[len(group) :] if cut else ""
+    return [f"{name}{suffix}" for name in _GROUP_OF.get(_key(group), [group])]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -84,12 +85,12 @@ class Judge:
     @property
     def label(self) -> str:
         """For the name of a scorer: who, where and how warm."""
-        return f"{self.model} at {urlsplit(self.base).hostname}, t={self.temperature:g}"
+        place = urlsplit(self.base)
+        return f"{self.model} at {place.netloc}{place.path.removesuffix('/v1')}, t={self.temperature:g}"
 
     def check(self) -> None:
-        """UserError unless the judge answers a question of no weight, so that a wrong name or key is known before hours of work.
-        A judge that is in the cache has answered before and is not asked."""
-        replace(self, tries=min(self.tries, 3)).ask([_GREETING], lambda text: text)
+        """UserError unless the judge answers a question of no weight: a wrong name or key is known before hours of work."""
+        replace(self, tries=min(self.tries, 3), cache=None).ask([_GREETING], lambda text: text)
 
     def environment(self) -> dict[str, str | None]:
         """Variables that lead VLMEvalKit's own scorers to this judge, the key among them; None removes one."""
@@ -117,7 +118,7 @@ class Judge:
                     replies |= self._ask_all(missing, parse, cache, bar)
         unread = sum(reply.value is None for reply in replies.values())
         if unread:
-            _log.warning("%s: %d of %d replies could not be read", self.label, unread, len(replies))
+            _log.warning("%s: %d of %d replies of %s could not be read", progress or "judge", unread, len(replies), self.label)
         seen: set[Task] = set()
         return [_once(replies[task], task, seen) for task in tasks]
 
@@ -149,16 +150,22 @@ class Judge:
         return replies
 
     def _settle(self, task: Task, parse: Callable[[str], T | None], cache: Cache, line: Line | None) -> Reply[T] | None:
-        """The reply to one task, tries from the cache first. Without a line None where the cache does not settle it."""
-        calls, text = 0, ""
-        for nth in range(self.rereads + 1):
+        """The reply to one task, tries from the cache first. Without a line None where the cache does not settle it.
+
+        What could not be read stays in the cache and settles nothing: a later run asks on, as often as the first one did, for the
+        server may have been mended.
+        """
+        calls, asked, text = 0, 0, ""
+        for nth in count():
             key = self._digest(task, nth)
             known = cache.get(key)
             if known is None:
                 if line is None:
                     return None
+                if asked > self.rereads:
+                    break
                 answer = line.ask(self._request(task, nth))
-                calls += answer.sent
+                asked, calls = asked + 1, calls + answer.sent
                 known = cache.put(key, answer.text, answer.model)
             text = known
             value = parse(text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import prompts
-from ..benchmarks import BENCHMARKS, Benchmark, read_tsv, read_user_tsv
+from .. import prompts, scoring
+from ..benchmarks import Benchmark, known_names, read_tsv, read_user_tsv
 from ..errors import UserError, unknown
 from ..scoring import RULES
 from . import hosted, videos
@@ -21,7 +22,7 @@ from .judged import JUDGED, score_judged
 from .pictures import OwnTable, check_pictures, items
 from .scores import Score, by_rule
 from .submissions import SUBMISSIONS, write_submission
-from .workbook import answered_rows, remove_stale
+from .workbook import Answers, read_answers, settle
 
 if TYPE_CHECKING:
     from ..judge import Judge
@@ -38,7 +39,8 @@ class Dataset:
 
     `skipped`: indices of rows without a picture, which the host leaves out. `notes`: what belongs beside a score, such as a
     table that differs from the published one. `digest`: SHA-256 of what is asked. `stamps`: tell a row's media files from others
-    under the same names, which the digest does not see. `scored`: whether there is anything to score against.
+    under the same names, which the digest does not see. `scored`: whether there is anything to score against. `pictures`: of
+    pictures that stand in the table's cells, which the rows do not hold, index -> what tells one from the others.
     """
 
     benchmark: Benchmark
@@ -50,6 +52,7 @@ class Dataset:
     scored: bool = True
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict, repr=False)
     _stamps: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -81,6 +84,13 @@ class Dataset:
             raise ValueError(f"row with index '{row['index']}': {reason}") from error
         return message
 
+    def cluster(self, row: Row) -> str:
+        """What tells a row's picture or video from others: rows of one picture are not independent."""
+        return scoring.image_of(self._with_picture(row))
+
+    def _with_picture(self, row: Row) -> Row:
+        return {**row, "image": self.pictures[row["index"]]} if row["index"] in self.pictures else row
+
     def stamp(self, row: Row) -> str:
         """Looked at once for each row."""
         if row["index"] not in self._stamps:
@@ -96,40 +106,47 @@ class Dataset:
         """The score of a workbook (all columns but the picture, and `prediction`), with what other scorers say beside it; their
         files go beside the workbook. judge: where the benchmark is one that a judge scores.
 
-        UserError when the workbook cannot be read, the scorer gives up, or the judge does not answer.
+        UserError when the workbook cannot be read, the scorer gives up, or the judge does not answer: then the files of an
+        earlier scoring stay as they are.
         """
-        remove_stale(workbook)
-        judge = judge if self.judgeable else None
-        scores = self._by_ours(workbook, judge, quiet)
-        if self.evaluator is not None and self.scored and (not hosted.needs_judge(self.evaluator) or (judge and not scores)):
-            try:
-                scores.append(score_host(self.evaluator, workbook, data_folder(), None if scores else judge))
-            except UserError as error:
-                if not scores:
-                    raise
-                scores[0] = replace(scores[0], notes=(str(error),))
-        if not scores:
-            return self._unscored(workbook)
-        main = scores[0]
-        for other in scores[1:]:
-            main = main.beside(other)
-        if self.host in SUBMISSIONS:
-            main = replace(main, submission=self._submission(workbook))
-        return main
+        answers = read_answers(workbook)
+        rows = [self._with_picture(row) for row in answers.rows]
+        with tempfile.TemporaryDirectory(prefix="score-") as folder:
+            beside = Path(folder, workbook.name)  # the host reuses the files of an earlier scoring: none is here
+            scores = self._by_ours(rows, beside, judge if self.judgeable else None, quiet)
+            scores = self._with_hosts(scores, answers, beside, judge if self.judgeable else None)
+            score = scores[0] if scores else Score({}, "", "", unscored=self._why_unscored())
+            for other in scores[1:]:
+                score = score.beside(other)
+            if self.host in SUBMISSIONS:
+                sent = write_submission(SUBMISSIONS[self.host], rows, data_folder(), beside)
+                score = replace(score, submission=sent.name)
+            settle(Path(folder), workbook)
+        return score
 
-    def _by_ours(self, workbook: Path, judge: Judge | None, quiet: bool) -> list[Score]:
+    def _by_ours(self, rows: list[Row], beside: Path, judge: Judge | None, quiet: bool) -> list[Score]:
         """By a judge, by a rule: the main one first."""
         rule = self.benchmark.rule
-        found = [score_judged(JUDGED[rule], judge, workbook, quiet)] if judge and rule in JUDGED else []
-        return [*found, by_rule(RULES[rule], workbook)] if self.scored and rule in RULES and not RULES[rule].judged else found
+        found = [score_judged(JUDGED[rule], judge, beside, rows, quiet)] if judge and rule in JUDGED else []
+        return [*found, by_rule(RULES[rule], beside, rows)] if self.scored and rule in RULES and not RULES[rule].judged else found
 
-    def _unscored(self, workbook: Path) -> Score:
+    def _with_hosts(self, scores: list[Score], answers: Answers, beside: Path, judge: Judge | None) -> list[Score]:
+        """The host's scorer behind ours; with the judge where there is none of ours. Where it gives up beside ours, that is a
+        note."""
+        if self.evaluator is None or not self.scored or (hosted.needs_judge(self.evaluator) and (scores or not judge)):
+            return scores
+        try:
+            return [*scores, score_host(self.evaluator, answers, beside, data_folder(), None if scores else judge)]
+        except UserError as error:
+            if not scores:
+                raise
+            return [replace(scores[0], notes=(*scores[0].notes, str(error))), *scores[1:]]
+
+    def _why_unscored(self) -> str:
+        if self.benchmark.judge:
+            return "needs a judge: name one with --judge"
         where = SUBMISSIONS[self.host].where if self.host in SUBMISSIONS else "its authors' server"
-        why = "needs a judge: name one with --judge" if self.benchmark.judge else f"scored by {where}"
-        return Score({}, "", "", unscored=why, submission=self._submission(workbook) if self.host in SUBMISSIONS else "")
-
-    def _submission(self, workbook: Path) -> str:
-        return write_submission(SUBMISSIONS[self.host], answered_rows(workbook), data_folder(), workbook).name
+        return f"scored by {where}"
 
 
 def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dataset:
@@ -141,11 +158,14 @@ def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dat
         raise UserError(f"--limit {limit} leaves no row; give at least 1.")
     opener = {"embedded": _open_embedded, "tsv": _open_own, "video": _open_video}.get(benchmark.kind, _open_host)
     dataset = opener(benchmark, work_dir)
-    if benchmark.questions and len(dataset) != benchmark.questions and benchmark.kind != "embedded":
-        counted = f"{benchmark.name}: {len(dataset):,} questions here, {benchmark.questions:,} as published."
-        dataset.notes += (counted,)
+    whole, published = len(dataset), benchmark.published
+    if published and whole not in published and benchmark.kind != "embedded":
+        numbers = " or ".join(f"{n:,}" for n in published)
+        dataset.notes += (f"{benchmark.name}: {whole:,} questions here, {numbers} as published.",)
     if limit is not None:
         dataset.rows = _first(dataset.rows, limit, _group_of(benchmark))
+        if len(dataset) < whole:
+            dataset.notes += (f"{benchmark.name}: the first {len(dataset):,} of {whole:,} questions (--limit).",)
     if not dataset.rows:
         raise UserError(f"'{benchmark.name}' has no row with a picture.")
     for note in dataset.notes:
@@ -188,8 +208,15 @@ def _content(rows: list[Row]) -> str:
 
 def _size(row: Row) -> str:
     """The sizes of a row's media files; times differ between copies of one download."""
-    files = [Path(item) for key in _PATHS[:2] if row.get(key) for item in items(row[key])]
-    return " ".join(str(path.stat().st_size) if path.exists() else "missing" for path in files)
+    return " ".join(_extent(Path(item)) for key in _PATHS[:2] if row.get(key) for item in items(row[key]))
+
+
+def _extent(path: Path) -> str:
+    """A file's size. Of a folder of frames their number and sizes: its own depends on the file system alone."""
+    if path.is_dir():
+        sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+        return f"{len(sizes)}:{sum(sizes)}"
+    return str(path.stat().st_size) if path.exists() else "missing"
 
 
 def _open_embedded(benchmark: Benchmark, work_dir: Path) -> Dataset:
@@ -216,8 +243,9 @@ def _open_own(benchmark: Benchmark, work_dir: Path) -> Dataset:
     path = Path(benchmark.host)
     rows = read_user_tsv(path)
     cache = work_dir.absolute() / ".data" / "images" / benchmark.name
-    table = OwnTable(path, {row["index"]: row.pop("image", "") for row in rows}, cache)
-    return Dataset(benchmark, rows, digest(path), _plain(table.message), table.stamp)
+    images = {row["index"]: row.pop("image", "") for row in rows}
+    table = OwnTable(path, images, cache)
+    return Dataset(benchmark, rows, digest(path), _plain(table.message), table.stamp, pictures=hosted.told_apart(images.items()))
 
 
 def _open_video(benchmark: Benchmark, work_dir: Path) -> Dataset:
@@ -253,10 +281,11 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
         content,
         lambda row, style: prompts.restyled(name, message(row), row, style),
         (lambda row: "") if "image" in dataset.data else _size,
-        dataset,
+        dataset if hosted.is_hosts(cls) else None,
         scored=hosted.has_answers(dataset),
         skipped=skipped,
         notes=hosted.notes_on(cls, name, path),
+        pictures=hosted.pictures_in(path) if "image" in dataset.data else {},
     )
 
 
@@ -268,4 +297,5 @@ def _open_unknown(benchmark: Benchmark, work_dir: Path) -> Dataset:
     named = named_folder()
     if named and (path := named / f"{name}.tsv").is_file():
         return _open_own(Benchmark(name, str(path), "tsv", "exact", "accuracy"), work_dir)
-    raise unknown("benchmark", name, {*BENCHMARKS, *host().dataset.SUPPORTED_DATASETS}, "Or give the path of a .tsv file.")
+    known = {*known_names(), *host().dataset.SUPPORTED_DATASETS}
+    raise unknown("benchmark", name, known, "Or give the path of a .tsv file.")

@@ -25,7 +25,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 
 MARKER = "Failed to obtain answer via API."  # what VLMEvalKit's runner recognises and asks again on the next run
 
@@ -187,18 +187,47 @@ def offline() -> Iterator[None]:
         urllib.request.urlretrieve, constants.HF_HUB_OFFLINE = retrieve, hub
 
 
+def said_by(error: BaseException) -> str:
+    """What went wrong in the host, in one line: its messages may run over many."""
+    said = reason_of(error)
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
+
+
 @contextlib.contextmanager
-def quiet_scoring() -> Iterator[None]:
+def quiet_scoring(scratch: Path) -> Iterator[None]:
     """For a host's scorer: no progress bars, threads instead of 16 new processes (which take longer than most scoring), and no
-    log, into which it writes the key of a judge."""
-    pool, before = multiprocessing.Pool, logging.root.manager.disable
+    log, into which it writes the key of a judge. scratch: an empty folder for what it would write into /tmp."""
+    pool, before, pools = multiprocessing.Pool, logging.root.manager.disable, list[ThreadPool]()
+
+    def threads(*_: Any, **__: Any) -> ThreadPool:
+        pools.append(ThreadPool(2))
+        return pools[-1]
+
     logging.disable(logging.CRITICAL)
-    multiprocessing.Pool = lambda *_, **__: ThreadPool(2)
+    multiprocessing.Pool = threads
     sink = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        with _own_scratch(scratch), warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:
+        for made in pools:
+            made.terminate()
         logging.disable(before)
         multiprocessing.Pool = pool
+
+
+@contextlib.contextmanager
+def _own_scratch(folder: Path) -> Iterator[None]:
+    """Its circular scorer writes /tmp/<date and time to the second>.xlsx and reads it back: two processes that score within a
+    second would read each other's rows."""
+    module: Any = import_module("vlmeval.dataset.utils.multiple_choice")
+    before = getattr(module, "timestr", None)
+    module.timestr = lambda *_, **__: os.path.relpath(os.path.realpath(folder / "scratch"), os.path.realpath("/tmp"))
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.timestr
+        else:
+            module.timestr = before

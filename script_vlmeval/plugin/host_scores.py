@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..errors import UserError
-from .host import environment, host, quiet_scoring
+from .host import environment, host, quiet_scoring, said_by
 from .scores import Score
-from .workbook import FAILED, read_workbook, write_workbook
+from .workbook import HOST_FILES, Answers
 
 if TYPE_CHECKING:
     from ..judge import Judge
@@ -31,7 +31,8 @@ EVALUATORS = {  # the host's scorers that need no judge model, and what to call 
     "LongVideoBench.evaluate": "exact matching",
 }
 _PER_SAMPLE = {"_auxmatch": "score", "_results": "eval_score", "_exact_matching_result": "hit", "_score": "score"}
-_PRIMARY = ("total", "Overall", "Avg ACC", "aAcc", "acc")
+_PRIMARY = ("total", "overall", "avg acc", "aacc", "acc", "accuracy", "score", "relative score (main)")  # in lower case
+_WHOLE = "overall"  # the label, in lower case, of the row of a host's table that is about all questions
 
 
 def scorer_of(cls: Any) -> str:
@@ -41,49 +42,61 @@ def scorer_of(cls: Any) -> str:
     return f"{name} {EVALUATORS.get(qualified, qualified)} ({origin}"
 
 
-def score_host(dataset: Any, workbook: Path, data: Path, judge: Judge | None = None) -> Score:
-    """The host's own `evaluate` on a copy of the workbook; its files are moved beside the original.
+def score_host(dataset: Any, answers: Answers, workbook: Path, data: Path, judge: Judge | None = None) -> Score:
+    """The host's own `evaluate` on a copy of a workbook; its files are moved into a folder of theirs beside `workbook`.
 
     A copy in a folder of its own, because the host derives file names by replacing text in the whole path, reuses what lies
     there, and for some benchmarks writes the workbook anew. dataset: an object of the host, or a class of it whose `evaluate`
-    needs none. UserError with the reason when the scorer gives up.
+    needs none. UserError with the reason when the scorer gives up, or no figure of its can be told to be the main one.
     """
-    frame = read_workbook(workbook).drop(columns=FAILED)
-    name = getattr(dataset, "dataset_name", None) or getattr(dataset, "__name__", "?")
+    name = str(getattr(dataset, "dataset_name", None) or getattr(dataset, "__name__", "?"))
     with tempfile.TemporaryDirectory(prefix="score-") as folder:
         copy = Path(folder, "answers.xlsx")
-        write_workbook(frame, copy)
+        answers.copy_to(copy)
         settings: dict[str, str | None] = {"LMUData": str(data), "PRED_FORMAT": None, "EVAL_FORMAT": None, "PRINT_VANILLA": None}
-        with quiet_scoring(), environment(**settings, **(judge.environment() if judge else {})):
+        with quiet_scoring(Path(folder)), environment(**settings, **(judge.environment() if judge else {})):
             try:
                 result = dataset.evaluate(str(copy), model=judge.model if judge else "exact_matching", nproc=1)
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                raise UserError(f"VLMEvalKit's scorer for {name} failed: {reason}.") from error
-        per_sample = _per_sample(Path(folder), list(frame["index"]))
+                raise UserError(f"VLMEvalKit's scorer for {name} failed: {said_by(error)}.") from error
+        per_sample = _per_sample(Path(folder), [str(index) for index in answers.frame["index"]])
+        theirs = workbook.parent / HOST_FILES
+        theirs.mkdir(exist_ok=True)
         for path in sorted(Path(folder).glob("answers_*")):
-            shutil.move(path, workbook.with_name(workbook.stem + path.name.removeprefix("answers")))
+            shutil.move(path, theirs / (workbook.stem + path.name.removeprefix("answers")))
     metrics = host_metrics(result, dataset, per_sample)
-    primary = next((key for key in _PRIMARY if key in metrics), next(iter(metrics), ""))
-    if not primary:
-        raise UserError(f"VLMEvalKit's scorer for {name} gave no figure.")
+    primary = _main(metrics, name)
     if getattr(dataset, "TYPE", "") == "VQA" and per_sample and not _explains(per_sample, metrics[primary]):
         per_sample = None  # ANLS and the like: the column is a distance, not the score
-    return Score(metrics, primary, scorer_of(dataset) + (f", judge {judge.label}" if judge else ""), per_sample)
+    by = judge.label if judge else ""
+    return Score(metrics, primary, scorer_of(dataset) + (f", judge {by}" if by else ""), per_sample, judge=by)
+
+
+def _main(metrics: Mapping[str, float], name: str) -> str:
+    """The figure that leads. UserError where none is known to: any other would look like the score."""
+    lower = {key.lower(): key for key in metrics}
+    main = next((lower[key] for key in _PRIMARY if key in lower), "")
+    if not main:
+        held = ", ".join(list(metrics)[:8]) + (", ..." if len(metrics) > 8 else "")
+        raise UserError(f"VLMEvalKit's scorer for {name} gave no figure for the whole; its table holds {held or 'none at all'}.")
+    return main
 
 
 def host_metrics(result: Any, dataset: Any, per_sample: Mapping[str, float] | None) -> dict[str, float]:
-    """The host's table as one flat mapping in percent; splits other than the whole are prefixed."""
+    """The host's table as one flat mapping in percent; rows of a part (a split, a skill) are prefixed with its name."""
     if str(getattr(dataset, "TYPE", "")).startswith("Video"):
         return _video_metrics(result)
-    records = result.to_dict("records") if isinstance(result, pd.DataFrame) else [dict(result)]
+    single = [dict(result)] if isinstance(result, Mapping) else []
+    records = result.to_dict("records") if isinstance(result, pd.DataFrame) else single
+    # Rows are named in the first column with text: `split`, "Task&Skill", "Subject", "Category" in one table or another.
+    naming = next((key for record in records for key, value in record.items() if isinstance(value, str)), "")
     scale = 100.0 if getattr(dataset, "TYPE", "") == "MCQ" else 1.0
     metrics: dict[str, float] = {}
     for record in records:
-        split = str(record.get("split", ""))
-        prefix = "" if len(records) == 1 or split == "Overall" else f"{split}/"
+        label = str(record.get(naming, ""))
+        prefix = "" if len(records) == 1 or label.lower() == _WHOLE else f"{label}/"
         for key, value in record.items():
-            if key != "split" and isinstance(value, Real) and not math.isnan(value):
+            if key != naming and isinstance(value, Real) and not math.isnan(value):
                 metrics[f"{prefix}{key}"] = float(value) * scale
     if {"perception", "reasoning"} <= metrics.keys():
         metrics = {"total": metrics["perception"] + metrics["reasoning"], **metrics}
@@ -103,6 +116,8 @@ def _video_metrics(result: Any) -> dict[str, float]:
         )
     counts = {str(k): v for k, v in dict(result).items() if isinstance(v, Sequence) and len(v) >= 2 and v[1]}
     whole = counts.pop("overall", None) or [sum(v[i] for v in counts.values()) for i in (0, 1)]
+    if not whole[1]:
+        return {}
     return {"Overall": 100 * whole[0] / whole[1], **{f"task/{k}": 100 * v[0] / v[1] for k, v in counts.items()}}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 from ..benchmarks import Benchmark
 from ..errors import UserError
 from .folders import DATA, digest
-from .host import environment, host, offline
+from .host import environment, host, offline, said_by
 from .host_scores import EVALUATORS
 
 Row = Mapping[str, str]
 Message = list[dict[str, str]]
+_REFERENCE = 64  # an `image` cell of at most so many characters is the index of the row that holds the picture
 
 
 def video_names() -> set[str]:
@@ -31,6 +34,13 @@ def class_of(name: str) -> Any:
 
     classes = (cls for cls in (*SETS, *known) if getattr(cls, "MODALITY", "IMAGE") != "VIDEO")
     return next((cls for cls in classes if name in cls.supported_datasets()), None)
+
+
+def is_hosts(cls: Any) -> bool:
+    """Whether a class is VLMEvalKit's own, so that its scorer says something besides ours."""
+    from .sets import SETS
+
+    return cls not in SETS
 
 
 def refuse_collection(cls: Any, name: str) -> None:
@@ -75,8 +85,7 @@ def build(cls: Any, name: str, folder: Path) -> Any:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise UserError(f"VLMEvalKit cannot read {folder / name}.tsv: {reason}.") from error
+        raise UserError(f"VLMEvalKit cannot read {folder / name}.tsv: {said_by(error)}.") from error
     finally:
         if own is None:
             del cls.DATASET_MD5
@@ -109,6 +118,27 @@ def rows_of(dataset: Any, text: list[dict[str, str]]) -> tuple[list[dict[str, st
         return [text[p] for p in positions], tuple(row["index"] for i, row in enumerate(text) if i not in kept)
     records = table.drop(columns=["image"], errors="ignore").to_dict("records")
     return [{str(k): "" if v != v else str(v) for k, v in record.items()} for record in records], ()
+
+
+def pictures_in(path: Path) -> dict[str, str]:
+    """`told_apart` for a table with a column `image`, one row in memory at a time."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, delimiter="\t")
+        header = next(lines)
+        index, image = header.index("index"), header.index("image")
+        return told_apart((cells[index], cells[image]) for cells in lines if len(cells) > max(index, image))
+
+
+def told_apart(cells: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """From index and `image` cell of each row, index -> what tells its picture from the others: a digest, and a reference gets
+    that of the row it names. Rows without a picture in the cell are left out."""
+    digests, references = dict[str, str](), dict[str, str]()
+    for index, cell in cells:
+        if len(cell) > _REFERENCE:
+            digests[index] = hashlib.sha256(cell.encode()).hexdigest()[:24]
+        elif cell:
+            references[index] = cell
+    return digests | {index: digests.get(cell, cell) for index, cell in references.items()}
 
 
 def messages_of(dataset: Any, rows: Iterable[Row]) -> Callable[[Row], Message]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import judge as judging
 from .. import scoring
+from ..errors import UserError
 from .host import host
 from .scores import Score, per_sample_of, write_verdicts
-from .workbook import answered_rows
 
 if TYPE_CHECKING:
     from ..judge import Judge, Task
@@ -83,16 +83,20 @@ JUDGED = {  # by the rule's name
 }
 
 
-def score_judged(how: Judged, judge: Judge, workbook: Path, quiet: bool = False) -> Score:
-    """A workbook's score by a judge. Rows without an answer are wrong without asking. UserError when the judge does not answer:
-    what it has said so far is cached."""
-    rows = answered_rows(workbook)
+def score_judged(how: Judged, judge: Judge, workbook: Path, rows: Sequence[dict[str, str]], quiet: bool = False) -> Score:
+    """The score by a judge of a workbook's rows; files go beside it. Rows without an answer are wrong without asking. UserError
+    when the judge does not answer, or nothing that it says can be read: nothing is written, its replies are cached."""
     asked = [i for i, row in enumerate(rows) if row["prediction"]]
     replies = judge.ask([how.task(rows[i]) for i in asked], how.parse, progress=f"judging {workbook.stem}", quiet=quiet)
+    if asked and all(reply.value is None for reply in replies):
+        example = " ".join(replies[0].text.split())[:80]
+        raise UserError(f"None of {len(replies):,} replies of {judge.label} could be read as a verdict, such as '{example}'.")
     said, words = [how.wrong] * len(rows), [""] * len(rows)
     for i, reply in zip(asked, replies, strict=True):
         said[i], words[i] = reply.value, reply.text
     verdicts = replace(how.score(rows, said), read=words)
     write_verdicts(workbook, rows, verdicts, "judged")
     scorer = f"script_vlmeval {how.label}: {judge.label}"
-    return Score(verdicts.metrics, how.primary, scorer, per_sample_of(rows, verdicts), judge=judge.label)
+    unread = sum(reply.value is None for reply in replies)
+    notes = (f"{unread:,} of {len(replies):,} judge replies could not be read: they count as wrong.",) if unread else ()
+    return Score(verdicts.metrics, how.primary, scorer, per_sample_of(rows, verdicts), notes=notes, judge=judge.label)

@@ -54,19 +54,22 @@ class Score:
         return told
 
 
-def by_rule(rule: Rule, workbook: Path) -> Score:
+def by_rule(rule: Rule, workbook: Path, rows: Sequence[dict[str, str]] | None = None) -> Score:
     """The score of a workbook by a rule; `<stem>_verdicts.xlsx` says what was read from each answer, `_verdicts.csv` has the
-    figures. UserError for a workbook without answers, or rows that the rule cannot be applied to."""
-    rows = answered_rows(workbook)
+    figures. rows: those of the workbook, where they were read before. UserError for a workbook without answers, or rows that the
+    rule cannot be applied to."""
+    rows = answered_rows(workbook) if rows is None else rows
     verdicts = rule.function(rows)
     write_verdicts(workbook, rows, verdicts)
-    label = f"script_vlmeval {rule.label.removeprefix('script_vlmeval ')}"
+    label = f"script_vlmeval {rule.label}"
     return Score(verdicts.metrics, rule.primary, label, per_sample_of(rows, verdicts))
 
 
 def write_verdicts(workbook: Path, rows: Sequence[dict[str, str]], verdicts: Verdicts, mark: str = "verdicts") -> None:
-    """What was read from each answer and what it is worth, in files beside the workbook."""
-    results = pd.DataFrame(list(rows)).assign(extracted=verdicts.read, hit=verdicts.per_sample)
+    """What was read from each answer and what it is worth, in files beside the workbook, which has the other columns."""
+    answer = next((column for column in ("answer", "answers") if rows and column in rows[0]), "")
+    cells = {column: [row[column] for row in rows] for column in ("index", "prediction", answer) if column}
+    results = pd.DataFrame({**cells, "extracted": verdicts.read, "hit": verdicts.per_sample})
     write_workbook(results, workbook.with_name(f"{workbook.stem}_{mark}.xlsx"))
     pd.DataFrame([verdicts.metrics]).to_csv(workbook.with_name(f"{workbook.stem}_{mark}.csv"), index=False)
 

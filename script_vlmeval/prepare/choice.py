@@ -25,10 +25,10 @@ def _scienceqa(folder: Folder) -> Iterator[Row]:
     lone = [name for name in ids if name not in found]
     if lone:
         raise UserError(f"{problems} lacks {len(lone)} of {len(ids)} questions that {splits} names, such as {lone[0]}.")
-    for name in ids:
+    seen = [name for name in ids if found[name].get("image")]
+    folder.total = len(seen)
+    for name in seen:
         entry = found[name]
-        if not entry.get("image"):
-            continue
         choices = entry["choices"]
         if len(choices) > len(_LETTERS) or not 0 <= int(entry["answer"]) < len(choices):
             raise UserError(f"{problems}, question {name}: answer {entry['answer']} of {len(choices)} choices cannot be.")
@@ -39,14 +39,18 @@ def _scienceqa(folder: Folder) -> Iterator[Row]:
         yield row | {key: str(entry.get(key) or "") for key in ("subject", "topic", "grade")} | dict(split="test")
 
 
-def _mmbench(table: str, official: str) -> Recipe:
-    """The official table has pictures as base64, or names the row that has: they become files."""
+def _mmbench(table: str, published: dict[str, int]) -> Recipe:
+    """The official table has pictures as base64, or names the row that has: they become files.
+
+    `published`: file -> its number of rows. Where several editions are there, the first is taken.
+    """
 
     def rows(folder: Folder) -> Iterator[Row]:
-        path = folder.find(official, f"{table}.tsv", f"{table}_legacy.tsv")
+        path = folder.find(*published, f"{table}.tsv", f"{table}_legacy.tsv")
         read = folder.tsv(path, ("index", "image", "question", "A", "B", "answer"))
         files: dict[str, str] = {}
         cells = {row["index"]: row["image"] for row in read}
+        folder.total = len(read)
         for row in read:
             owner = row["image"].strip() if len(row["image"]) <= _REFERENCE else row["index"]
             if len(cells.get(owner, "")) <= _REFERENCE:
@@ -57,10 +61,11 @@ def _mmbench(table: str, official: str) -> Recipe:
             yield dict(index=row["index"], image_path=files[owner]) | {k: cell for k, cell in row.items() if k not in _OWN}
 
     columns = ("index", IMAGE, "question", "hint", "A", "B", "C", "D", "answer")
-    return Recipe(table, f"{official} or {table}.tsv", rows, 4_329, IMAGE, columns, _MMBENCH_LINKS, "dev")
+    layout, counts = " or ".join([*published, f"{table}.tsv"]), tuple(published.values())
+    return Recipe(table, layout, rows, counts, IMAGE, columns, _MMBENCH_LINKS, "dev")
 
 
-_MMBENCH_LINKS = ("https://github.com/open-compass/MMBench", "https://download.openmmlab.com/mmclassification/datasets/mmbench/")
+_MMBENCH_LINKS = ("https://download.openmmlab.com/mmclassification/datasets/mmbench/", "https://github.com/open-compass/MMBench")
 
 
 def _decoded(cell: str, where: str) -> bytes:
@@ -77,13 +82,13 @@ RECIPES = {
             "ScienceQA_TEST",
             "problems.json\npid_splits.json\nimages/test/<id>/image.png",
             _scienceqa,
-            2_017,
+            (2_017,),
             IMAGE,
             ("index", IMAGE, "question", "hint", *_LETTERS, "answer", "category", "subject", "topic", "grade", "split"),
             ("https://github.com/lupantech/ScienceQA",),
             "test",
         ),
-        _mmbench("MMBench_DEV_EN", "mmbench_dev_20230712.tsv"),
-        _mmbench("MMBench_DEV_CN", "mmbench_dev_cn_20231003.tsv"),
+        _mmbench("MMBench_DEV_EN", {"mmbench_dev_20230712.tsv": 4_377, "mmbench_dev_en_20231003.tsv": 4_329}),
+        _mmbench("MMBench_DEV_CN", {"mmbench_dev_cn_20231003.tsv": 4_329}),
     )
 }

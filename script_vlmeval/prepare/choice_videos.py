@@ -61,23 +61,25 @@ def _mvbench(folder: Folder) -> Iterator[Row]:
     """All tasks. Their files of questions must be there; videos of some, such as NTU RGB+D, may have to be got elsewhere."""
     files = [folder.find(f"json/{task.file}") for task in _MVBENCH]
     folder.complete()
-    _check_unpacked(files[0].parent.parent / "video")
+    _check_unpacked(files[0].parent.parent / "video", folder.called or "MVBench")
     yield from _answerable(folder, _tasks(folder, files))
 
 
-def _check_unpacked(videos: Path) -> None:
+def _check_unpacked(videos: Path, called: str) -> None:
     """UserError when videos still lie in their archives: a list of thousands of missing files would not say so."""
     tops = sorted({task.home.split("/")[0] for task in _MVBENCH})
     packed = [f"{top}.zip" for top in tops if not any((base / top).exists() for base in (videos, videos / _LATER))]
     packed = [name for name in packed if (videos / name).is_file()]
     if packed:
-        raise UserError(f"MVBench: {videos} holds archives that were not unpacked: {', '.join(packed)}. Unpack them there.")
+        raise UserError(f"{called}: {videos} holds archives that were not unpacked: {', '.join(packed)}. Unpack them there.")
 
 
 def _tasks(folder: Folder, files: list[Path]) -> Iterator[Row]:
+    found = [entries(folder, path) for path in files]
+    folder.total = sum(map(len, found))
     index = 0
-    for task, path in zip(_MVBENCH, files, strict=True):
-        for place, entry in enumerate(entries(folder, path)):
+    for task, path, questions in zip(_MVBENCH, files, found, strict=True):
+        for place, entry in enumerate(questions):
             yield dict(index=str(index)) | _mvbench_row(task, entry, path, place)
             index += 1
 
@@ -117,6 +119,7 @@ def _video_mme(folder: Folder) -> Iterator[Row]:
     path = folder.find(f"videomme/{table}", table)
     videos = _videos(folder.find("video", "videos", "data"))
     subtitles = folder.maybe("subtitle", "subtitles")
+    folder.total = folder.count(path)
     for place, entry in enumerate(folder.parquet(path)):
         name = cell(entry, "videoID", path, place)
         row = dict(index=str(place), video=name, video_path=str(videos.path(name)))
@@ -144,10 +147,12 @@ def _mlvu(folder: Folder, tasks: Sequence[str]) -> Iterator[Row]:
     """Files and folders are called like the task, with its number before it. The folder MLVU itself may be given, too."""
     names = {task: f"{_MLVU.index(task) + 1}_{task}.json" for task in tasks}
     files = {task: folder.find(f"MLVU/json/{name}", f"json/{name}") for task, name in names.items()}
+    found = {task: entries(folder, path) for task, path in files.items()}
+    folder.total = sum(map(len, found.values()))
     index = 0
     for task, path in files.items():
         home = path.parent.parent / "video" / path.stem
-        for place, entry in enumerate(entries(folder, path)):
+        for place, entry in enumerate(found[task]):
             name = cell(entry, "video", path, place)
             row = dict(
                 index=str(index), task_type=task, prefix=f"./MLVU/video/{path.stem}", duration=as_text(entry.get("duration"))
@@ -176,6 +181,7 @@ def _long_video_bench(folder: Folder) -> Iterator[Row]:
     videos = _videos(folder.find("videos", "video"))
     subtitles = folder.maybe("subtitles", "subtitle")
     found = entries(folder, path)
+    folder.total = len(found)
     keys = list(dict.fromkeys(key for entry in found for key in entry))
     for place, entry in enumerate(found):
         row = {key: as_text(entry.get(key)) for key in keys}
@@ -197,9 +203,8 @@ def _letter(entry: Entry, path: Path, place: int) -> str:
 
 
 # -- the sets ------------------------------------------------------------------------------------------------------------------
-_MVBENCH_LAYOUT = """json/<task>.json (20 files, such as action_sequence.json)
-video/<folder>/<video> (all archives unpacked: clevrer, FunQA_test, perception, star, tvqa and the others)
-video/data0613/<folder>/<video> (where that archive was unpacked and left)"""
+_MVBENCH_LAYOUT = """json/<task>.json (20 files)
+video/<folder>/<video> (all archives unpacked: clevrer, perception, star and the others)"""
 _VIDEO_MME_LAYOUT = """videomme/test-00000-of-00001.parquet
 video/<videoID>.mp4 (from videos_chunked_*.zip)
 subtitle/<videoID>.srt (optional)"""
@@ -218,7 +223,7 @@ _COLUMNS = {  # as VLMEvalKit orders them; the other fields of LongVideoBench fo
 
 
 def _recipe(
-    table: str, layout: str, rows: Callable[[Folder], Iterator[Row]], expected: int | None, repository: str, split: str
+    table: str, layout: str, rows: Callable[[Folder], Iterator[Row]], expected: tuple[int, ...], repository: str, split: str
 ) -> Recipe:
     link = f"https://huggingface.co/datasets/{repository}"
     return Recipe(table, layout, rows, expected, VIDEO, tuple(_COLUMNS[table].split()), (link,), split)
@@ -227,10 +232,10 @@ def _recipe(
 RECIPES = {
     recipe.table: recipe
     for recipe in (
-        _recipe("MVBench", _MVBENCH_LAYOUT, _mvbench, 4000, "OpenGVLab/MVBench", "test"),
-        _recipe("Video-MME", _VIDEO_MME_LAYOUT, _video_mme, 2700, "lmms-lab/Video-MME", "test"),
-        _recipe("MLVU_MCQ", _MLVU_LAYOUT.format("1_plotQA", "7_topic_reasoning"), _mlvu_choices, 2174, "MLVU/MVLU", "dev"),
-        _recipe("MLVU_OpenEnded", _MLVU_LAYOUT.format("8_sub_scene", "9_summary"), _mlvu_open, None, "MLVU/MVLU", "dev"),
-        _recipe("LongVideoBench", _LONG_LAYOUT, _long_video_bench, 1337, "longvideobench/LongVideoBench", "validation"),
+        _recipe("MVBench", _MVBENCH_LAYOUT, _mvbench, (4000,), "OpenGVLab/MVBench", "test"),
+        _recipe("Video-MME", _VIDEO_MME_LAYOUT, _video_mme, (2700,), "lmms-lab/Video-MME", "test"),
+        _recipe("MLVU_MCQ", _MLVU_LAYOUT.format("1_plotQA", "7_topic_reasoning"), _mlvu_choices, (2174,), "MLVU/MVLU", "dev"),
+        _recipe("MLVU_OpenEnded", _MLVU_LAYOUT.format("8_sub_scene", "9_summary"), _mlvu_open, (), "MLVU/MVLU", "dev"),
+        _recipe("LongVideoBench", _LONG_LAYOUT, _long_video_bench, (1337,), "longvideobench/LongVideoBench", "validation"),
     )
 }

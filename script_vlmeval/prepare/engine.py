@@ -11,16 +11,18 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..errors import UserError, reason_of
-from ..store import disk, read_json, replacing, write_json
+from ..store import read_json, write_json
 from .media import damaged
 from .recipe import VIDEO, Folder, Prepared, Recipe, Row
 from .table import MADE_BY, Written, copy, describe, digest, origin, write
+from .writing import disk, replacing
 
 _NAMED = 3  # files named in an error
 _ADVICE = "Use --fresh to replace it, or another data folder to keep it."
@@ -30,7 +32,7 @@ _STRANGE = (KeyError, TypeError, AttributeError, IndexError, ValueError)  # what
 
 @dataclass(frozen=True)
 class _Job:
-    """One call: the recipe, the folders, and what was asked for."""
+    """One call: the recipe, the folders, and what was asked for, by the name that the user said."""
 
     recipe: Recipe
     source: Path
@@ -38,6 +40,7 @@ class _Job:
     quiet: bool
     fresh: bool
     allow_missing: bool
+    called: str
 
     @property
     def table(self) -> Path:
@@ -52,19 +55,23 @@ class _Job:
         return self.data / f".{self.recipe.table}.checked"
 
 
-def make(recipe: Recipe, source: Path, data: Path, *, quiet: bool, fresh: bool, allow_missing: bool) -> Prepared:
+def make(
+    recipe: Recipe, source: Path, data: Path, *, quiet: bool, fresh: bool, allow_missing: bool, called: str = ""
+) -> Prepared:
     """The table of a recipe from the download in `source`, as `data`/<table>.tsv, with <table>.json beside it.
 
     UserError for folders that are not there, files that are missing or broken, media that are missing or damaged (unless
     `allow_missing`: their rows are left out), and a table that is already there with another content (unless `fresh`).
     """
-    job = _Job(recipe, source.expanduser().absolute(), data.expanduser().absolute(), quiet, fresh, allow_missing)
+    source, data, called = source.expanduser().absolute(), data.expanduser().absolute(), called or recipe.table
+    job = _Job(recipe, source, data, quiet, fresh, allow_missing, called)
     _check_folders(job)
-    noted = None if fresh else _already(job)
-    folder = Folder(job.source, job.data / "images" / recipe.table, recipe.files, recipe.links)
+    with disk(job.table):
+        noted = None if fresh else _already(job)
+    folder = Folder(job.source, job.data / "images" / recipe.table, recipe.files, recipe.links, called)
     with _alone(job), _spool(job) as spool:
         with disk(job.table):
-            written = write(spool, recipe, _rows(job, folder))
+            written = write(spool, recipe, _rows(job, folder), called)
         all_rows = digest(spool)
         if noted and noted["sha256_of_all_rows"] != all_rows:
             raise UserError(f"{job.table} was made from {job.source}, which holds other rows now. {_ADVICE}")
@@ -84,7 +91,7 @@ def _check_folders(job: _Job) -> None:
     if not job.source.is_dir():
         what = "is a file" if job.source.is_file() else "does not exist"
         raise UserError(
-            f"{job.recipe.table}: {job.source} {what}. Name the folder of the unpacked download, which holds: {job.recipe.files}."
+            f"{job.called}: {job.source} {what}. Name the folder of the unpacked download, which holds: {job.recipe.files}."
         )
     if not job.data.is_dir():
         raise UserError(
@@ -114,7 +121,7 @@ def _alone(job: _Job) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"Another run is preparing {job.recipe.table} in {job.data}: wait for it.") from None
+            raise UserError(f"Another run is preparing {job.called} in {job.data}: wait for it.") from None
         except OSError:
             pass  # a file system without locks
         for leftover in [*job.data.glob(f".{job.table.name}.*.tmp"), *(job.data / "images" / job.recipe.table).glob(".*.tmp")]:
@@ -139,27 +146,32 @@ def _spool(job: _Job) -> Iterator[Path]:
 
 # -- rows and media ------------------------------------------------------------------------------------------------------------
 def _rows(job: _Job, folder: Folder) -> Iterator[Row]:
-    """The recipe's rows, at least one, behind a bar. What files of another content lead to becomes a UserError."""
-    rows, some = job.recipe.rows(folder), False
-    with tqdm(total=job.recipe.expected, unit="row", desc=job.recipe.table, disable=True if job.quiet else None) as bar:
-        while True:
-            try:
-                row = next(rows)
-            except StopIteration:
-                break
-            except OSError as error:
-                raise UserError(f"{error.filename or job.source} cannot be read: {error.strerror or error}.") from error
-            except _STRANGE as error:
-                what = f"{type(error).__name__} {reason_of(error)}"
-                raise UserError(
-                    f"{job.recipe.table}: the files in {job.source} do not hold what the official ones do ({what})."
-                ) from error
+    """The recipe's rows, at least one, behind a bar that begins with the first: reading the files may take a while."""
+    rows = _official(job, folder)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"{job.called}: the files in {job.source} hold no row. Expected there: {job.recipe.files}.")
+    with tqdm(total=folder.total, unit="row", desc=job.called, disable=True if job.quiet else None) as bar:
+        for row in chain([first], rows):
             yield row
-            some = True
             bar.update()
+
+
+def _official(job: _Job, folder: Folder) -> Iterator[Row]:
+    """The recipe's rows. What files of another content lead to becomes a UserError."""
+    rows = job.recipe.rows(folder)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            break
+        except OSError as error:
+            raise UserError(f"{error.filename or job.source} cannot be read: {error.strerror or error}.") from error
+        except _STRANGE as error:
+            what = f"{type(error).__name__} {reason_of(error)}"
+            raise UserError(f"{job.called}: the files in {job.source} do not hold what the official ones do ({what}).") from error
+        yield row
     folder.complete()
-    if not some:
-        raise UserError(f"{job.recipe.table}: the files in {job.source} hold no row. Expected there: {job.recipe.files}.")
 
 
 def _media(written: Written) -> Iterator[str]:
@@ -169,7 +181,7 @@ def _media(written: Written) -> Iterator[str]:
 def _lost(job: _Job, written: Written) -> dict[str, str]:
     """path -> what is wrong with it. The list goes to a file; UserError unless rows may be left out, or where none would stay."""
     with disk(job.memory):
-        lost = damaged(_media(written), job.recipe.media, job.memory, quiet=job.quiet)
+        lost = damaged(_media(written), job.recipe.media, job.memory, called=job.called, quiet=job.quiet)
     if not lost:
         job.list_of_missing.unlink(missing_ok=True)
         return lost
@@ -177,7 +189,7 @@ def _lost(job: _Job, written: Written) -> dict[str, str]:
         temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in sorted(lost.items())), encoding="utf-8")
     kept = sum(lost.keys().isdisjoint(paths) for paths in written.media.values())
     if not job.allow_missing or not kept:
-        raise UserError(f"{job.recipe.table}: {_few(job, written, lost)}. {_MISSING if kept else 'No row would be left.'}")
+        raise UserError(f"{job.called}: {_few(job, written, lost)}. {_MISSING if kept else 'No row would be left.'}")
     return lost
 
 
@@ -204,8 +216,9 @@ def _finish(job: _Job, folder: Folder, spool: Path, written: Written, lost: dict
 def _said(job: _Job, facts: Mapping[str, Any]) -> Iterator[str]:
     """What the user is to know of the number of rows."""
     rows, expected, skipped = facts["rows"], job.recipe.expected, len(facts["skipped"])
-    if expected is not None and rows + skipped != expected:
-        yield f"The files hold {rows + skipped:,} rows, {expected:,} are published: figures of other rows do not compare."
+    if expected and rows + skipped not in expected:
+        published = " or ".join(f"{number:,}" for number in expected)
+        yield f"The files hold {rows + skipped:,} rows, {published} are published: figures of other rows do not compare."
     if skipped:
         lost = len(facts["missing"])
         yield f"{skipped:,} rows were left out: {lost:,} media are missing or damaged (list: {job.list_of_missing})."

@@ -11,23 +11,26 @@ from typing import Any
 
 from ..benchmarks import read_tsv
 from ..errors import UserError, reason_of
-from ..store import disk
+from .writing import disk
 
 _ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tar\.[a-z0-9]+|tgz|zip\.\w+|z\d\d|tar\.part\w*)$", re.IGNORECASE)
-_SHOWN = 4  # archives named in an error
+_SHOWN = 3  # files, and archives, named in an error
 
 
 class Folder:
     """A downloaded data set under `root`, or one level below it. What a recipe makes goes to `pictures`.
 
     A file that is not found is remembered instead of raised; whatever reads next, or `complete()`, raises one UserError with all
-    of them. Paths are absolute; symbolic links in them are left as they are.
+    of them. Paths are absolute; symbolic links in them are left as they are. `called` is the benchmark as the user named it.
     """
 
-    def __init__(self, root: Path, pictures: Path | None = None, layout: str = "", links: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path, pictures: Path | None = None, layout: str = "", links: Sequence[str] = (), called: str = ""
+    ) -> None:
         self.root = root.expanduser().absolute()
         self.pictures = (pictures or self.root / "images").absolute()
-        self.layout, self.links = layout, tuple(links)
+        self.layout, self.links, self.called = layout, tuple(links), called
+        self.total: int | None = None  # rows to come, for the bar
         self.notes: list[str] = []
         self.extras: dict[str, str] = {}  # suffix -> text of a file to be written beside the table
         self._lacking: list[tuple[str, ...]] = []
@@ -73,15 +76,18 @@ class Folder:
         return list(dict.fromkeys([*([self._home] if self._home else []), self.root, *self._below]))
 
     def complete(self) -> None:
-        """UserError when anything asked for was not found: all of it, the archives that lie there, and the expected layout."""
+        """UserError when anything asked for was not found: the first of it, archives that lie there, and the expected layout.
+
+        Of each file, the place is named at which the download has it, and not where else it was looked for.
+        """
         if not self._lacking:
             return
-        lacking = "; ".join(" or ".join(names[:3]) for names in dict.fromkeys(self._lacking))
-        parts = [f"{self.root} lacks {lacking}.", self._packed()]
+        names = list(dict.fromkeys(candidates[0] for candidates in self._lacking))
+        parts = [f"{self.root} lacks {_few(names)}.", self._packed()]
         if self.layout:
             parts.append(f"Expected there: {self.layout}.")
-        if self.links:
-            parts.append(f"Downloads: {', '.join(self.links)}.")
+        if self.links and not parts[1]:
+            parts.append(f"Download: {self.links[0]}")
         raise UserError(" ".join(filter(None, parts)))
 
     def _packed(self) -> str:
@@ -91,8 +97,7 @@ class Folder:
         named = [path for path in archives if _ARCHIVE.sub("", path.name) in wanted] or archives
         if not named:
             return ""
-        more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-        return f"Unpack {', '.join(str(path.relative_to(self.root)) for path in named[:_SHOWN])}{more} there."
+        return f"Unpack {_few([str(path.relative_to(self.root)) for path in named])} there."
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
     def json(self, path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -138,7 +143,18 @@ class Folder:
                 for batch in file.iter_batches(batch_size=64, columns=columns):
                     yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path} is not a whole parquet file ({reason_of(error)}). Download it again.") from None
+            raise _not_parquet(path, error) from None
+
+    def count(self, path: Path) -> int:
+        """The rows of a parquet file, by its footer."""
+        self.complete()
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return int(pyarrow.parquet.read_metadata(path).num_rows)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _not_parquet(path, error) from None
 
     def tsv(self, path: Path, required: Sequence[str] = ("index", "question")) -> list[dict[str, str]]:
         """The rows of a tab-separated table, every cell as the text that stands there."""
@@ -178,6 +194,16 @@ def _files(base: Path) -> list[Path]:
         return sorted(Path(entry.path) for entry in entries if entry.is_file())
 
 
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _not_parquet(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is not a whole parquet file ({reason_of(error)}). Download it again.")
+
+
 def _not_json(path: Path, error: json.JSONDecodeError, line: int) -> UserError:
     ended = " (it ends there: cut off?)" if not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated") else ""
-    return UserError(f"{path} is not whole JSON: {error.msg} at line {line}, column {error.colno}{ended}. Download it again.")
+    what = error.msg.removesuffix(" at")  # as in "Unterminated string starting at"
+    return UserError(f"{path} is not whole JSON: {what} at line {line}, column {error.colno}{ended}. Download it again.")

@@ -38,14 +38,15 @@ def paths_of(cell: str) -> list[str]:
     return paths
 
 
-def damaged(paths: Iterable[str], kind: str, memory: Path, *, quiet: bool = False) -> dict[str, str]:
-    """path -> what is wrong with it, of all paths, each looked at once. `kind` is the recipe's column of media."""
+def damaged(paths: Iterable[str], kind: str, memory: Path, *, called: str, quiet: bool = False) -> dict[str, str]:
+    """path -> what is wrong with it, of all paths, each looked at once. `kind` is the recipe's column of media, `called` heads
+    the bar."""
     look: Callable[[Path], str] = wrong_video if kind == VIDEO else wrong_picture
     distinct = list(dict.fromkeys(paths))
     known = _remembered(memory)
     wrong: dict[str, str] = {}
     name = "video" if kind == VIDEO else "picture"
-    bar = tqdm(total=len(distinct), unit=name, desc=f"checking {name}s", disable=True if quiet else None)
+    bar = tqdm(total=len(distinct), unit=name, desc=f"{called}: checking {name}s", disable=True if quiet else None)
     with bar, memory.open("ab") as log, ThreadPoolExecutor(_THREADS) as pool:
         for batch in _batches(distinct, _BATCH):
             states = {path: _state(Path(path)) for path in batch}

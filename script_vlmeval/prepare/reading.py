@@ -26,11 +26,14 @@ def _docvqa(folder: Folder) -> Iterator[Row]:
     names = ("val_v1.0_withQT.json", "val_v1.0.json", "spdocvqa_qas/val_v1.0_withQT.json", "val/val_v1.0.json")
     shards = _shards(folder, names, "validation-*.parquet", "DocVQA/validation-*.parquet", "data/validation-*.parquet")
     if shards:
+        folder.total = sum(map(folder.count, shards))
         yield from (_docvqa_row(entry, _kept(folder, entry, "questionId")) for shard in shards for entry in folder.parquet(shard))
         return
     asked = folder.find(*names)
     pictures = folder.find("documents", "spdocvqa_images", "val/documents", "images")
-    for entry in entries(folder, asked, "data"):
+    questions = entries(folder, asked, "data")
+    folder.total = len(questions)
+    for entry in questions:
         yield _docvqa_row(entry, pick(pictures / Path(entry["image"]).name, pictures.parent / entry["image"]))
 
 
@@ -42,9 +45,11 @@ def _docvqa_row(entry: dict[str, Any], picture: Path) -> Row:
 
 # -- OCRBench ------------------------------------------------------------------------------------------------------------------
 def _ocrbench(folder: Folder) -> Iterator[Row]:
-    names = ("OCRBench/OCRBench.json", "OCRBench.json", "OCRBench/FullTest.json", "FullTest.json")
+    """FullTest.json, which may lie there too, is another set."""
+    names = ("OCRBench.json", "OCRBench/OCRBench.json", "OCRBench/json_files/OCRBench.json", "json_files/OCRBench.json")
     shards = _shards(folder, names, "data/test-*.parquet", "test-*.parquet")
     if shards:
+        folder.total = sum(map(folder.count, shards))
         found = (entry for shard in shards for entry in folder.parquet(shard))
         for index, entry in enumerate(found):
             picture = _kept(folder, entry | {"index": index}, "index")
@@ -52,7 +57,9 @@ def _ocrbench(folder: Folder) -> Iterator[Row]:
         return
     asked = folder.find(*names)
     pictures = folder.find("OCRBench_Images", "OCRBench/OCRBench_Images", "images", "Images")
-    for index, entry in enumerate(entries(folder, asked)):
+    questions = entries(folder, asked)
+    folder.total = len(questions)
+    for index, entry in enumerate(questions):
         picture = pick(pictures / entry["image_path"], pictures.parent / entry["image_path"])
         yield _ocrbench_row(index, entry["question"], entry["answers"], entry["type"], entry["dataset_name"], picture)
 
@@ -67,7 +74,9 @@ def _mmvet(folder: Folder) -> Iterator[Row]:
     """The index is the number of the official id, v1_0, which stands in a column of its own."""
     asked = folder.find("mm-vet.json")
     pictures = folder.find("images")
-    for name, entry in folder.json(asked).items():
+    questions = folder.json(asked)
+    folder.total = len(questions)
+    for name, entry in questions.items():
         number = str(name).rpartition("_")[2]
         row = dict(index=number, image_path=str(pictures / entry["imagename"]), question=str(entry["question"]))
         yield row | dict(answer=str(entry["answer"]), category=",".join(entry["capability"]), id=str(name))
@@ -94,7 +103,7 @@ RECIPES = {
             "DocVQA_VAL",
             "val_v1.0_withQT.json or val_v1.0.json\ndocuments/<name>.png\nor validation-*.parquet with the pictures inside",
             _docvqa,
-            5_349,
+            (5_349,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "question_types"),
             ("https://rrc.cvc.uab.es/?ch=17&com=downloads", "https://huggingface.co/datasets/lmms-lab/DocVQA"),
@@ -102,9 +111,9 @@ RECIPES = {
         ),
         Recipe(
             "OCRBench",
-            "OCRBench/OCRBench.json\nOCRBench_Images/<image_path>\nor data/test-*.parquet with the pictures inside",
+            "OCRBench.json\nOCRBench_Images/<image_path>\nor data/test-*.parquet with the pictures inside",
             _ocrbench,
-            1_000,
+            (1_000,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "category", "dataset_name"),
             ("https://github.com/Yuliang-Liu/MultimodalOCR", "https://huggingface.co/datasets/echo840/OCRBench"),
@@ -114,7 +123,7 @@ RECIPES = {
             "MMVet",
             "mm-vet.json\nimages/<name>",
             _mmvet,
-            218,
+            (218,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "category", "id"),
             ("https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",),

@@ -19,17 +19,19 @@ _FILLED = ("index", "question", "answer", "answers", "candidates", IMAGE, VIDEO)
 class Recipe:
     """How one table is made.
 
-    layout: a few lines that show the expected files. rows: yields every row in the official order, all with the same keys, each
-    cell the text to be written; it asks the folder for all files first and reads them then, so that one error names everything
-    that is missing. expected: the published number of rows; another number is said, not refused. media: the column of absolute
-    paths, several as a Python list. columns: their order; further keys of the first row follow, and a column that it lacks is
-    left out. blank: columns that may be empty although they would have to be filled. split: where rows do not say it themselves.
+    layout: a few short lines that show the expected files; errors hold all of them. rows: yields every row in the official
+    order, all with the same keys, each cell the text to be written; it asks the folder for all files first and reads them then,
+    so that one error names everything that is missing, and says how many rows will come (`folder.total`) before the first.
+    expected: the published numbers of rows, several where several editions are; another number is said, not refused. media: the
+    column of absolute paths, several as a Python list. columns: their order; further keys of the first row follow, and a column
+    that it lacks is left out. blank: columns that may be empty although they would have to be filled. split: where rows do not
+    say it themselves.
     """
 
     table: str
     layout: str
     rows: Callable[[Folder], Iterator[Row]]
-    expected: int | None
+    expected: tuple[int, ...]
     media: str
     columns: tuple[str, ...]
     links: tuple[str, ...] = ()
@@ -52,10 +54,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it. missing: media that are absent or damaged, whose rows were left out. notes: sentences for the user."""
+    """What came of it. expected: the published numbers of rows, () where none is. missing: media that are absent or damaged,
+    whose rows were left out. notes: sentences for the user."""
 
     table: Path
     rows: int
-    expected: int | None
+    expected: tuple[int, ...]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -30,8 +30,8 @@ class Written:
     splits: set[str] = field(default_factory=set)
 
 
-def write(path: Path, recipe: Recipe, rows: Iterable[Row]) -> Written:
-    """Writes all rows. UserError when an index occurs twice, or a cell that must be filled is empty."""
+def write(path: Path, recipe: Recipe, rows: Iterable[Row], called: str) -> Written:
+    """Writes all rows. UserError, which says `called`, when an index occurs twice, or a cell that must be filled is empty."""
     done = Written()
     twice: list[str] = []
     empty: list[str] = []
@@ -48,8 +48,8 @@ def write(path: Path, recipe: Recipe, rows: Iterable[Row]) -> Written:
             done.media[index] = paths_of(row[recipe.media])
             done.splits |= {row["split"]} if row.get("split") else set()
             _put(file, [row[name].replace("\0", "") for name in done.header])
-    _refuse(recipe, twice, "index '{0}' occurs more than once ({n} such)")
-    _refuse(recipe, empty, "cells that must be filled are empty: {shown} ({n} such)")
+    _refuse(called, twice, "index '{0}' occurs more than once ({n} such)")
+    _refuse(called, empty, "cells that must be filled are empty: {shown} ({n} such)")
     return done
 
 
@@ -64,10 +64,10 @@ def _put(file: TextIO, cells: Sequence[str]) -> None:
     csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL if risky else csv.QUOTE_MINIMAL).writerow(cells)
 
 
-def _refuse(recipe: Recipe, found: list[str], text: str) -> None:
+def _refuse(called: str, found: list[str], text: str) -> None:
     if found:
         what = text.format(found[0], n=len(found), shown=", ".join(found[:_NAMED]))
-        raise UserError(f"{recipe.table}: {what}. The files are not the official ones: download them again.")
+        raise UserError(f"{called}: {what}. The files are not the official ones: download them again.")
 
 
 def copy(source: Path, target: Path, keep: Callable[[str], bool]) -> None:
@@ -115,7 +115,7 @@ def describe(
         "source": str(source),
         "split": ", ".join(sorted(written.splits)) or recipe.split,
         "rows": len(written.media) - len(skipped),
-        "expected": recipe.expected,
+        "expected": list(recipe.expected),
         "missing": sorted(lost),
         "skipped": skipped,
         "sha256": table,

@@ -1,6 +1,7 @@
 """The four open-ended video sets: as their authors publish them, and in the form of the evaluation bundles.
 
-Tables hold the official questions and answers as they are. Names of videos stay text, also "007".
+Tables hold the official questions and answers as they are, and the names of types in place of their digits. Names of videos
+stay text, also "007".
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")  # where a name com
 _DEPTH = 3  # folders below the questions in which videos are looked for
 _UNSTATED = "bundle (validation or test: not stated)"
 _COLUMNS = ("index", "video", VIDEO, "question", "answer", "split", "type")
-_BUNDLE = """or an evaluation bundle: test_q.json (video_name, question, question_id) and test_a.json (answer, question_id)
-videos/<video_name>.mp4 (or .avi .mov .mkv .webm .gif; also beside the questions)"""
+_BUNDLE = "or an evaluation bundle: test_q.json, test_a.json, videos/<video_name>.mp4"
+_TYPES = {  # the digits in the official files, as their README files explain them
+    "TGIF-QA": ("Object", "Number", "Color", "Location"),
+    "ActivityNet-QA": tuple(
+        "Motion,Spatial Relationship,Temporal Relationship,Yes/No,Color,Object,Location,Number,Other".split(",")
+    ),
+}
 
 Entry = Mapping[str, Any]
 
@@ -48,9 +54,27 @@ def as_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def indices(official: list[str]) -> list[str]:
-    """The official ids where each row has its own, or else running numbers."""
-    return official if all(official) and len(set(official)) == len(official) else [str(i) for i in range(len(official))]
+def indices(official: list[str], key: str, path: Path) -> list[str]:
+    """The official ids, or running numbers where no row has one. UserError where some rows have none, or two the same."""
+    if not any(official):
+        return [str(i) for i in range(len(official))]
+    if not all(official):
+        raise UserError(f"{path}: question {official.index('') + 1} has no '{key}', others have one. Download it again.")
+    _check_unique(official, key, path)
+    return official
+
+
+def _check_unique(ids: list[str], key: str, path: Path) -> None:
+    """UserError where an id occurs twice: answers could not be told apart."""
+    twice = [name for name, n in Counter(ids).items() if n > 1]
+    if twice:
+        raise UserError(f"{path}: {key} '{twice[0]}' occurs more than once ({len(twice)} such). Download it again.")
+
+
+def type_of(table: str, digit: str) -> str:
+    """The name of a type that the official file gives as a digit; what has no name stays."""
+    names = _TYPES.get(table, ())
+    return names[int(digit)] if digit.isdecimal() and int(digit) < len(names) else digit
 
 
 # -- videos --------------------------------------------------------------------------------------------------------------------
@@ -108,25 +132,28 @@ def _annotations(folder: Folder, table: str, *names: str) -> Path:
         homes = [base for base in folder.bases() if any((base / name).exists() for name in names)]
         if len(homes) > 1:
             listed = ", ".join(home.name for home in homes)
-            raise UserError(f"{folder.root} holds {names[0]} in several folders ({listed}): name the one of {table}.")
+            raise UserError(
+                f"{folder.root} holds {names[0]} in several folders ({listed}): name the one of {folder.called or table}."
+            )
     path = folder.maybe(*names, *below) or folder.find(*names)
-    _check_name(path.parent, table)
+    _check_name(path.parent, table, folder.called or table)
     return path
 
 
-def _check_name(home: Path, table: str) -> None:
-    """UserError for a folder that is called like another of the four."""
-    own, called = table.removesuffix("-QA").lower(), home.name.lower()
-    other = next((name for name in _LAYOUTS if name.removesuffix("-QA").lower() in called), table)
-    if other != table and own not in called:
-        raise UserError(f"The questions in {home} are those of {other} by the folder's name: name the folder of {table}.")
+def _check_name(home: Path, table: str, called: str) -> None:
+    """UserError, which says `called`, for a folder that is named like another of the four."""
+    own, name = table.removesuffix("-QA").lower(), home.name.lower()
+    other = next((known for known in _LAYOUTS if known.removesuffix("-QA").lower() in name), table)
+    if other != table and own not in name:
+        raise UserError(f"The questions in {home} are those of {other} by the folder's name: name the folder of {called}.")
 
 
 # -- the two forms of questions ------------------------------------------------------------------------------------------------
 def _numbered(folder: Folder, path: Path, name_of: Callable[[str], str], videos: Videos, suffix: str) -> Iterator[Row]:
     """test_qa.json: a list of {id, video_id: int, question, answer}."""
     found = entries(folder, path)
-    ids = indices([as_text(entry.get("id")) for entry in found])
+    ids = indices([as_text(entry.get("id")) for entry in found], "id", path)
+    folder.total = len(found)
     for place, (index, entry) in enumerate(zip(ids, found, strict=True)):
         name = name_of(cell(entry, "video_id", path, place))
         row = dict(index=index, video=name, video_path=str(videos.path(name, suffix)))
@@ -143,20 +170,19 @@ def _paired(folder: Folder, table: str, split: str, *expected: str) -> Iterator[
     questions, answers = entries(folder, asked), _by_id(entries(folder, answered), answered)
     ids = list(_by_id(questions, asked))
     _match(ids, answers, asked, answered)
+    folder.total = len(questions)
     typed = any("type" in answer for answer in answers.values())
     for place, (index, entry) in enumerate(zip(ids, questions, strict=True)):
         name, answer = cell(entry, "video_name", asked, place), answers[index]
         row = dict(index=index, video=name, video_path=str(videos.path(name)), question=cell(entry, "question", asked, place))
         row |= dict(answer=cell(answer, "answer", answered, place), split=split)
-        yield row | (dict(type=as_text(answer.get("type"))) if typed else {})
+        yield row | (dict(type=type_of(table, as_text(answer.get("type")))) if typed else {})
 
 
 def _by_id(found: list[Entry], path: Path) -> dict[str, Entry]:
-    """UserError where a question_id is missing or occurs twice: answers could not be told apart."""
+    """UserError where a question_id is missing or occurs twice."""
     ids = [cell(entry, "question_id", path, place) for place, entry in enumerate(found)]
-    twice = [name for name, n in Counter(ids).items() if n > 1]
-    if twice:
-        raise UserError(f"{path}: question_id '{twice[0]}' occurs more than once ({len(twice)} such). Download it again.")
+    _check_unique(ids, "question_id", path)
     return dict(zip(ids, found, strict=True))
 
 
@@ -174,7 +200,8 @@ def _match(questions: list[str], answers: Mapping[str, Entry], asked: Path, answ
 
 def _bundle(folder: Folder, table: str, split: str) -> Iterator[Row]:
     if split == _UNSTATED:
-        folder.note(f"{table} from an evaluation bundle, which does not say whether it is the validation or the test split.")
+        called = folder.called or table
+        folder.note(f"{called} from an evaluation bundle, which does not say whether it is the validation or the test split.")
     yield from _paired(folder, table, split, "videos/*.mp4", "video/*.mp4")
 
 
@@ -233,26 +260,27 @@ def _tgif(folder: Folder) -> Iterator[Row]:
     path = _annotations(folder, "TGIF-QA", name, f"dataset/{name}")
     videos = _videos(folder, path, "gifs/*.gif")
     found = folder.tsv(path, ("gif_name", "question", "answer"))
-    ids = indices([row.get("vid_id", "") for row in found])
+    ids = indices([row.get("vid_id", "") for row in found], "vid_id", path)
+    folder.total = len(found)
     for index, row in zip(ids, found, strict=True):
         gif = row["gif_name"].removesuffix(".gif")
         yield dict(index=index, video=gif, video_path=str(videos.path(gif, ".gif")), question=row["question"]) | dict(
-            answer=row["answer"], split="test", type=row.get("type", "")
+            answer=row["answer"], split="test", type=type_of("TGIF-QA", row.get("type", ""))
         )
 
 
 _LAYOUTS = {
-    "TGIF-QA": "Test_frameqa_question.csv (gif_name, question, answer, type; tab-separated)\ngifs/<gif_name>.gif",
-    "MSVD-QA": "test_qa.json (id, video_id, question, answer)\nyoutube_mapping.txt\nYouTubeClips/<name>.avi",
-    "MSRVTT-QA": "test_qa.json (id, video_id, question, answer)\nTestVideo/video<N>.mp4",
-    "ActivityNet-QA": "test_q.json, test_a.json (with type 0 to 8)\nall_test/v_<video_name>.mp4 (or .mkv .webm)",
+    "TGIF-QA": "Test_frameqa_question.csv\ngifs/<gif_name>.gif",
+    "MSVD-QA": "test_qa.json\nyoutube_mapping.txt\nYouTubeClips/<name>.avi",
+    "MSRVTT-QA": "test_qa.json\nTestVideo/video<N>.mp4",
+    "ActivityNet-QA": "test_q.json\ntest_a.json\nall_test/v_<video_name>.mp4 (or .mkv .webm)",
 }
 
 _XU = "https://github.com/xudejing/video-question-answering"
 
 
 def _recipe(table: str, rows: Callable[[Folder], Iterator[Row]], expected: int, *links: str) -> Recipe:
-    return Recipe(table, f"{_LAYOUTS[table]}\n{_BUNDLE}", rows, expected, VIDEO, _COLUMNS, links)
+    return Recipe(table, f"{_LAYOUTS[table]}\n{_BUNDLE}", rows, (expected,), VIDEO, _COLUMNS, links)
 
 
 RECIPES = {

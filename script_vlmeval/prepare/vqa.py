@@ -5,7 +5,7 @@ Several references stand in one cell as a Python list. Pictures stay where the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -15,6 +15,7 @@ from .folder import Folder, pick
 from .recipe import IMAGE, Recipe, Row
 
 _TYPES = ("structural", "semantic", "detailed")  # of GQA's questions
+_TEN = 10  # people who answered each question
 _OCR = "TextVQA_Rosetta_OCR_v0.2_val.json"
 
 
@@ -30,7 +31,31 @@ def entries(folder: Folder, path: Path, key: str = "") -> list[dict[str, Any]]:
 
 def _references(value: dict[str, Any]) -> Any:
     """Takes the place of {answer, answer_confidence, ...} by the answer: two million of them are too many to hold."""
-    return intern(str(value["answer"])) if value.keys() >= {"answer", "answer_confidence"} else value
+    answer = value["answer"] if value.keys() >= {"answer", "answer_confidence"} else value
+    return intern(answer) if isinstance(answer, str) else answer
+
+
+def ten(path: Path, answers: Mapping[str, Any]) -> dict[str, str]:
+    """index -> its ten answers as a cell. UserError where a row has another number, or answers that are no texts.
+
+    VQAv2, VizWiz and TextVQA are published with ten for every question of these splits, without exception: their numbers of
+    answers are ten times those of questions. VQA accuracy is defined for ten and for nothing else.
+    """
+    wrong = {index: said for index, found in answers.items() if (said := _not_ten(found))}
+    if wrong:
+        index, said = next(iter(wrong.items()))
+        raise UserError(f"{path}: question '{index}' has {said}, not ten texts ({len(wrong)} such). Is it the official file?")
+    return {index: str([str(answer) for answer in found]) for index, found in answers.items()}
+
+
+def _not_ten(found: Any) -> str:
+    """What a question has in place of ten answers, "" where it has them. Numbers pass for texts."""
+    if not isinstance(found, list):
+        return f"{str(found)[:40]!r} for answers"
+    odd = [answer for answer in found if not isinstance(answer, (str, int, float))]
+    if odd:
+        return f"answers such as {str(odd[0])[:60]}"
+    return "" if len(found) == _TEN else f"{len(found)} answers"
 
 
 # -- VQAv2 ---------------------------------------------------------------------------------------------------------------------
@@ -43,9 +68,11 @@ def _vqav2_val(folder: Folder) -> Iterator[Row]:
     lone = [entry["question_id"] for entry in questions if entry["question_id"] not in answers]
     if lone:
         raise UserError(f"{answered} has no answers to {len(lone)} of {len(questions)} questions in {asked}, such as {lone[0]}.")
+    cells = ten(answered, {str(entry["question_id"]): answers[entry["question_id"]]["answers"] for entry in questions})
+    folder.total = len(questions)
     for entry in questions:
         answer = answers[entry["question_id"]]
-        row = _vqav2_row(entry, pictures, "val2014") | dict(answer=str(answer["answers"]))
+        row = _vqav2_row(entry, pictures, "val2014") | dict(answer=cells[str(entry["question_id"])])
         yield row | {key: str(answer[key]) for key in ("question_type", "answer_type")}
 
 
@@ -54,7 +81,9 @@ def _vqav2_testdev(folder: Folder) -> Iterator[Row]:
     asked = folder.find(*_annotation("v2_OpenEnded_mscoco_test-dev2015_questions.json"))
     every = folder.maybe(*_annotation("v2_OpenEnded_mscoco_test2015_questions.json"))
     pictures = folder.find("test2015", "images/test2015")
-    for entry in entries(folder, asked, "questions"):
+    questions = entries(folder, asked, "questions")
+    folder.total = len(questions)
+    for entry in questions:
         yield _vqav2_row(entry, pictures, "test2015")
     if every is None:
         folder.note("v2_OpenEnded_mscoco_test2015_questions.json is not there: the server takes answers to all of its questions.")
@@ -80,6 +109,7 @@ def _gqa(folder: Folder) -> Iterator[Row]:
     questions = folder.json(asked)
     if not isinstance(questions, dict) or not questions:
         raise UserError(f"{asked} is not the official file: an object of questions by id was expected.")
+    folder.total = len(questions)
     typed = [name for name in _TYPES if any(name in entry.get("types", {}) for entry in questions.values())]
     for index, entry in questions.items():
         picture = pictures / f"{entry['imageId']}.jpg"
@@ -89,23 +119,27 @@ def _gqa(folder: Folder) -> Iterator[Row]:
 
 # -- VizWiz --------------------------------------------------------------------------------------------------------------------
 def _vizwiz_val(folder: Folder) -> Iterator[Row]:
-    pictures, questions = _vizwiz_files(folder, "val")
+    path, pictures, questions = _vizwiz_files(folder, "val")
+    cells = ten(path, {str(index): entry["answers"] for index, entry in enumerate(questions)})
     for index, entry in enumerate(questions):
         row = dict(index=str(index), image_path=str(pictures / entry["image"]), question=entry["question"])
-        row |= dict(answers=str(entry["answers"]))
+        row |= dict(answers=cells[str(index)])
         yield row | {key: str(entry.get(key, "")) for key in ("answer_type", "answerable")}
 
 
 def _vizwiz_test(folder: Folder) -> Iterator[Row]:
-    pictures, questions = _vizwiz_files(folder, "test")
+    _, pictures, questions = _vizwiz_files(folder, "test")
     for index, entry in enumerate(questions):
         yield dict(index=str(index), image_path=str(pictures / entry["image"]), question=entry["question"])
 
 
-def _vizwiz_files(folder: Folder, split: str) -> tuple[Path, list[dict[str, Any]]]:
+def _vizwiz_files(folder: Folder, split: str) -> tuple[Path, Path, list[dict[str, Any]]]:
+    """The file of questions, the folder of pictures, and the questions."""
     asked = folder.find(f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
     pictures = folder.find(split, f"images/{split}")
-    return pictures, entries(folder, asked)
+    questions = entries(folder, asked)
+    folder.total = len(questions)
+    return asked, pictures, questions
 
 
 # -- TextVQA -------------------------------------------------------------------------------------------------------------------
@@ -117,11 +151,13 @@ def _textvqa(folder: Folder) -> Iterator[Row]:
     tokens = {entry["image_id"]: entry["ocr_tokens"] for entry in entries(folder, spotted, "data")} if spotted else None
     if tokens is None:
         folder.note(f"{_OCR} is not there: the table has no column ocr_tokens, which published LLaVA-1.5 figures rest on.")
+    cells = ten(asked, {str(entry["question_id"]): entry["answers"] for entry in questions})
+    folder.total = len(questions)
     for entry in questions:
         name = str(entry["image_id"])
         picture = pick(*(pictures / f"{name}{suffix}" for suffix in (".jpg", ".png", ".jpeg")))
         row = dict(index=str(entry["question_id"]), image_path=str(picture), question=entry["question"])
-        row |= dict(answer=str([str(answer) for answer in entry["answers"]]))
+        row |= dict(answer=cells[str(entry["question_id"])])
         yield row if tokens is None else row | dict(ocr_tokens=str(tokens.get(name, [])))
 
 
@@ -135,7 +171,7 @@ RECIPES = {
             "v2_OpenEnded_mscoco_val2014_questions.json\nv2_mscoco_val2014_annotations.json\n"
             "val2014/COCO_val2014_<12 digits>.jpg",
             _vqav2_val,
-            214_354,
+            (214_354,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "question_type", "answer_type"),
             _VQA_LINKS,
@@ -146,7 +182,7 @@ RECIPES = {
             "v2_OpenEnded_mscoco_test-dev2015_questions.json\nv2_OpenEnded_mscoco_test2015_questions.json (for the submission)\n"
             "test2015/COCO_test2015_<12 digits>.jpg",
             _vqav2_testdev,
-            107_394,
+            (107_394,),
             IMAGE,
             ("index", IMAGE, "question"),
             _VQA_LINKS,
@@ -156,7 +192,7 @@ RECIPES = {
             "GQA_TestDev_Balanced",
             "testdev_balanced_questions.json\nimages/<imageId>.jpg",
             _gqa,
-            12_578,
+            (12_578,),
             IMAGE,
             ("index", IMAGE, "question", "answer", *_TYPES),
             ("https://cs.stanford.edu/people/dorarad/gqa/download.html",),
@@ -166,7 +202,7 @@ RECIPES = {
             "VizWiz",
             "Annotations/val.json\nval/VizWiz_val_<8 digits>.jpg",
             _vizwiz_val,
-            4_319,
+            (4_319,),
             IMAGE,
             ("index", IMAGE, "question", "answers", "answer_type", "answerable"),
             _VIZWIZ_LINKS,
@@ -176,7 +212,7 @@ RECIPES = {
             "VizWiz_TEST",
             "Annotations/test.json\ntest/VizWiz_test_<8 digits>.jpg",
             _vizwiz_test,
-            8_000,
+            (8_000,),
             IMAGE,
             ("index", IMAGE, "question"),
             _VIZWIZ_LINKS,
@@ -186,7 +222,7 @@ RECIPES = {
             "TextVQA_VAL",
             f"TextVQA_0.5.1_val.json\n{_OCR} (optional)\ntrain_images/<image_id>.jpg or .png",
             _textvqa,
-            5_000,
+            (5_000,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "ocr_tokens"),
             ("https://textvqa.org/dataset/",),

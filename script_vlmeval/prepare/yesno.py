@@ -39,6 +39,7 @@ def _pope(folder: Folder) -> Iterator[Row]:
             _add(rows, name, entry["image"], entry["text"], _answer(entry["label"], f"{path}, line {number}"), pictures, path)
         if not counts[name]:
             raise UserError(f"{path} is empty. Download it again.")
+    folder.total = len(rows)
     yield from rows.values()
     counted = ", ".join(f"{name} {n:,}" for name, n in counts.items())
     folder.note(f"Questions of each set: {counted}; those that sets share are asked once.")
@@ -69,19 +70,26 @@ def _mme(folder: Folder) -> Iterator[Row]:
     """Each category is a folder of pictures and texts of the same name, side by side or in two folders."""
     homes = {name: folder.find(name, f"MME_Benchmark/{name}", f"MME_Benchmark_release_version/{name}") for name in MME_CATEGORIES}
     folder.complete()
+    files = {name: _texts(home) for name, home in homes.items()}
+    folder.total = 2 * sum(map(len, files.values()))
     index = 0
     for category, home in homes.items():
-        texts, pictures = home / "questions_answers_YN", home / "images"
-        texts, pictures = (texts if texts.is_dir() else home), (pictures if pictures.is_dir() else home)
-        files = sorted(path for path in texts.glob("*.txt") if not path.name.startswith("."))
-        if not files:
-            raise UserError(f"{home} holds no text of questions (*.txt). Unpack the whole download there.")
-        for file in files:
+        pictures = home / "images" if (home / "images").is_dir() else home
+        for file in files[category]:
             picture = pick(*(pictures / f"{file.stem}{suffix}" for suffix in _SUFFIXES))
             for question, answer in _pair(folder, file):
                 row = dict(index=str(index), image_path=str(picture), question=question, answer=answer, category=category)
                 yield row
                 index += 1
+
+
+def _texts(home: Path) -> list[Path]:
+    """The texts of questions of a category, at least one."""
+    texts = home / "questions_answers_YN"
+    files = sorted(path for path in (texts if texts.is_dir() else home).glob("*.txt") if not path.name.startswith("."))
+    if not files:
+        raise UserError(f"{home} holds no text of questions (*.txt). Unpack the whole download there.")
+    return files
 
 
 def _pair(folder: Folder, file: Path) -> list[tuple[str, str]]:
@@ -100,7 +108,7 @@ RECIPES = {
             "POPE",
             "coco_pope_random.json\ncoco_pope_popular.json\ncoco_pope_adversarial.json\nval2014/COCO_val2014_<12 digits>.jpg",
             _pope,
-            None,  # depends on which of its random sets is there
+            (),  # depends on which of its random sets is there
             IMAGE,
             ("index", IMAGE, "question", "answer", "category"),
             ("https://github.com/AoiDragon/POPE/tree/main/output/coco", "https://cocodataset.org/#download"),
@@ -108,11 +116,10 @@ RECIPES = {
         ),
         Recipe(
             "MME",
-            "<category>/images/<name>.jpg and <category>/questions_answers_YN/<name>.txt\n"
-            "or <category>/<name>.jpg and <name>.txt\n"
-            f"for the categories {' '.join(MME_CATEGORIES)}",
+            f"{len(MME_CATEGORIES)} folders, existence to code_reasoning: <category>/images/<name>.jpg and "
+            "<category>/questions_answers_YN/<name>.txt, or both beside each other in <category>",
             _mme,
-            2_374,
+            (2_374,),
             IMAGE,
             ("index", IMAGE, "question", "answer", "category"),
             ("https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation",),

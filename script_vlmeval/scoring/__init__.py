@@ -6,18 +6,19 @@ prediction in every rule, also where the official one would read it as something
 """
 
 from .answers import normalise, open_score, references
-from .choice import gold_letter, option_letter, options, scienceqa_letter
+from .choice import gold_letter, options, scienceqa_letter
 from .documents import anls, distance, ocrbench, similarity
 from .exact import KINDS, exact_scores, kind_of, verdict
 from .gqa import gqa, gqa_text
 from .judged import ABILITIES, VideoReply, mlvu_open, mmvet, videoqa_judged
 from .mcq import mmbench, scienceqa
+from .named import option_letter
 from .pairs import MME_PERCEPTION, MME_REASONING, mme, mme_error, mme_official
 from .pope import pope
 from .rules import RULES, Rule
 from .verdicts import Row, Verdicts, grouped, image_of, standard_error
 from .videos import longvideobench, mlvu, mvbench, videomme, videoqa
-from .vqa import normalise_vqa, textvqa, textvqa_score, textvqa_text, vqa, vqa_score, vqa_text
+from .vqa import normalise_vqa, textvqa, textvqa_score, textvqa_text, vizwiz, vizwiz_score, vizwiz_text, vqa, vqa_score, vqa_text
 from .yesno import mme_reading, pope_reading, yes_no
 
 __all__ = [
@@ -69,6 +70,9 @@ __all__ = [
     "videomme",
     "videoqa",
     "videoqa_judged",
+    "vizwiz",
+    "vizwiz_score",
+    "vizwiz_text",
     "vqa",
     "vqa_score",
     "vqa_text",

@@ -1,4 +1,4 @@
-"""Multiple choice: a row's options, the one that a prediction names, and the one that is right."""
+"""Multiple choice: a row's options, the one that is right, and ScienceQA's reading of a prediction."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ import re
 import string
 from collections.abc import Mapping
 
-from .answers import normalise, texts
+from .answers import texts
 from .verdicts import Row
-
-_BARE = re.compile(r"\W*([A-Za-z])\W*")
-_LEADING = re.compile(r"\W*([A-Z])(?:\s*[.):]|\W*\n)")
-_STATED = re.compile(
-    r"(?i:\b(?:answer|choice|option)\b(?:\s+(?:is|would be|should be))?)\W*\b([A-Z])\b(?!['’])(?P<rest>\s+[a-z]\w*)?"
-)
-_EITHER = re.compile(r"\b([A-Z])\)?\s+(?:or|and)\s+\(?([A-Z])\b")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_VERBS = {"is", "because", "since", "as", "and", "in", "for", "of", "from"}
 
 
 def options(row: Row) -> dict[str, str]:
@@ -37,50 +28,6 @@ def _candidates(row: Row) -> tuple[dict[str, str], bool]:
     if marked:
         listed = {letter: text[end:] for (letter, text), end in zip(listed.items(), ends, strict=True)}
     return {letter: text.strip() for letter, text in listed.items()}, marked
-
-
-def option_letter(prediction: str, choices: Mapping[str, str]) -> str:
-    """The option a prediction names, by letter or by its text; '' when it names none or more than one.
-
-    An article is not option A: "A red square" is read as the text "red square".
-    """
-    bare = _BARE.fullmatch(prediction)
-    if bare:
-        letter = str(bare[1]).upper()
-        return letter if letter in choices else ""
-    by_text = [letter for letter, text in choices.items() if normalise(text) == normalise(prediction)]
-    if len(by_text) == 1:
-        return by_text[0]
-    named = {m[1] for m in [_LEADING.match(prediction)] if m} | {*_stated(prediction), *_BRACKETED.findall(prediction)}
-    named |= {x for pair in _EITHER.findall(prediction) if set(pair) <= set(choices) for x in pair}
-    letters = sorted(named & set(choices))
-    if letters:
-        return letters[0] if len(letters) == 1 else ""
-    return _by_contained_text(prediction, choices)
-
-
-def _stated(prediction: str) -> list[str]:
-    """Letters after "answer", "option" or "choice"; an A before a noun is an article."""
-    return [
-        match[1]
-        for match in _STATED.finditer(prediction)
-        if match[1] != "A" or match["rest"] is None or match["rest"].strip() in _VERBS
-    ]
-
-
-def _by_contained_text(prediction: str, choices: Mapping[str, str]) -> str:
-    """The one option whose text occurs in the prediction as whole words; a longer option outweighs those inside it."""
-    said = f" {normalise(prediction)} "
-    words = {letter: normalise(text) for letter, text in choices.items()}
-    lead = re.match(r"\W*(yes|no)\W*(?:[,.;:!]|$)", prediction.lower())
-    found = {
-        letter: text
-        for letter, text in words.items()
-        # "(no answer)" is not the option "no": these two must stand alone in front.
-        if ((lead is not None and lead[1] == text) if text in ("yes", "no") else f" {text} " in said)
-    }
-    outer = [x for x, text in found.items() if not any(text != other and f" {text} " in f" {other} " for other in found.values())]
-    return outer[0] if len(outer) == 1 else ""
 
 
 def scienceqa_letter(prediction: str, choices: Mapping[str, str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import UserError
-from .choice import gold_letter, is_right, option_letter, options
+from .choice import gold_letter, is_right, options
+from .named import option_letter
 from .verdicts import Row, Verdicts, accuracy, name_of, prediction_of, require
 
 

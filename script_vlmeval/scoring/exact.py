@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .answers import normalise, open_score
-from .choice import gold_letter, option_letter, options
+from .choice import gold_letter, options
+from .named import option_letter
 from .verdicts import Row, Verdicts, error_of, grouped, mean, require
 from .yesno import yes_no
 

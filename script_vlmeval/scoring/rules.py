@@ -14,7 +14,7 @@ from .pairs import mme, mme_official
 from .pope import pope
 from .verdicts import Verdicts
 from .videos import longvideobench, mlvu, mvbench, videomme, videoqa
-from .vqa import textvqa, vqa
+from .vqa import textvqa, vizwiz, vqa
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Rule:
 RULES = {
     rule.name: rule
     for rule in (
-        Rule("exact", "Overall", "script_vlmeval exact match", exact_scores),
-        Rule("pairs", "total", "script_vlmeval yes/no pairs", mme),
+        Rule("exact", "Overall", "exact match", exact_scores),
+        Rule("pairs", "total", "yes/no pairs", mme),
         Rule("vqa", "Overall", "VQA accuracy, ten references", vqa),
+        Rule("vizwiz", "Overall", "VizWiz accuracy, references as they are", vizwiz),
         Rule("textvqa", "Overall", "VQA accuracy, TextVQA's answer processor", textvqa),
         Rule("gqa", "Overall", "GQA accuracy", gqa),
         Rule("pope", "F1", "POPE mean F1", pope),
@@ -44,7 +45,7 @@ RULES = {
         Rule("scienceqa", "Overall", "ScienceQA accuracy", scienceqa),
         Rule("mmbench", "Overall", "MMBench circular accuracy, exact reading", mmbench),
         Rule("anls", "Overall", "ANLS", anls),
-        Rule("ocrbench", "Overall", "script_vlmeval OCRBench containment", ocrbench),
+        Rule("ocrbench", "Overall", "OCRBench containment", ocrbench),
         Rule("mvbench", "Overall", "MVBench accuracy", mvbench),
         Rule("videomme", "Overall", "Video-MME accuracy", videomme),
         Rule("mlvu", "M-Avg", "MLVU M-Avg", mlvu),

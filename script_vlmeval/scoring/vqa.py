@@ -1,6 +1,6 @@
-"""VQA accuracy over ten human answers: the official evaluation of VQAv2 (VizWiz uses it too), and TextVQA's.
+"""VQA accuracy over ten human answers: the official evaluations of VQAv2, VizWiz and TextVQA.
 
-Both share tables and the punctuation rule, whose peculiarities are facts of the metric and kept:
+They share tables and the punctuation rule, whose peculiarities are facts of the metric and kept:
 
 - A mark goes without a trace where it stands beside a blank anywhere in the text, or where the text has a comma between two
   digits anywhere; otherwise it becomes a blank. So "1,000 red-green" reads "1000 redgreen", "red-green" reads "red green".
@@ -8,12 +8,13 @@ Both share tables and the punctuation rule, whose peculiarities are facts of the
   for the characters "<=", which is always true at a period: "3." loses its period, ".5" and "3.5" keep theirs.
 - At most 32 periods go, because `re.UNICODE` (32) stands where the substitution takes its count.
 - Contractions with a capital in the published table ("Id've", "Im", "Ive") never match, since words are lower case by then.
+- VizWiz's table has typographic apostrophes nearly everywhere, so that "dont" becomes "don’t" and is not the reference "don't".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from ..errors import UserError
@@ -39,6 +40,12 @@ _APOSTROPHES = """
 """.split()
 CONTRACTIONS = {w[:i] + w[i + 1 :]: w for w in _APOSTROPHES for i, letter in enumerate(w) if letter == "'"}
 CONTRACTIONS["somebody'd"] = "somebodyd"  # the one entry that goes the other way
+# Where VizWiz's table has the plain apostrophe: what these stand for, and two of the spellings.
+_PLAIN = set("ain't aren't can't could've couldn't we've where's who've couldn'tve hadn'tve".split())
+VIZWIZ_CONTRACTIONS = {
+    (said if said in _PLAIN else said.replace("'", "’")): (word if word in _PLAIN else word.replace("'", "’"))
+    for said, word in CONTRACTIONS.items()
+}
 
 
 @lru_cache(maxsize=4096)  # ten people say few different things
@@ -52,6 +59,12 @@ def textvqa_text(text: str) -> str:
     """An answer as TextVQA's evaluation compares it: first lower case, "," and "?" dropped, "'s" a word of its own."""
     plain = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     return _words(_unmarked(_one_line(plain.strip())))
+
+
+@lru_cache(maxsize=4096)
+def vizwiz_text(text: str) -> str:
+    """A prediction as VizWiz's evaluation compares it."""
+    return _words(_unmarked(_one_line(text)), VIZWIZ_CONTRACTIONS)
 
 
 def normalise_vqa(text: str) -> str:
@@ -71,9 +84,9 @@ def _unmarked(text: str) -> str:
     return _PERIOD.sub("", plain, count=_PERIODS)
 
 
-def _words(text: str) -> str:
+def _words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
     numbers = [_NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(CONTRACTIONS.get(word, word) for word in numbers if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in numbers if word not in _ARTICLES)
 
 
 def vqa_score(prediction: str, accepted: Sequence[str]) -> float:
@@ -95,6 +108,14 @@ def textvqa_score(prediction: str, accepted: Sequence[str]) -> float:
     return leave_one_out(textvqa_text(prediction), [textvqa_text(reference) for reference in accepted])
 
 
+def vizwiz_score(prediction: str, accepted: Sequence[str]) -> float:
+    """Leave-one-out mean of min(matches / 3, 1), 0..1: the prediction is normalised, the references never are.
+
+    So a reference with a capital, an article or a mark is out of reach, as it is in the official evaluation.
+    """
+    return leave_one_out(vizwiz_text(prediction), list(accepted))
+
+
 def ten_answers(row: Row) -> list[str]:
     """The ten human answers in `answer` or `answers`. UserError for another number: one reference would always score 0."""
     cell = row.get("answer") or row.get("answers", "")
@@ -110,6 +131,11 @@ def ten_answers(row: Row) -> list[str]:
 def vqa(rows: Sequence[Row]) -> Verdicts:
     """VQA accuracy in percent: `Overall`, `stderr`, `answer_type/x` and `question_type/x`. UserError as of `ten_answers`."""
     return _soft(rows, vqa_text, vqa_score)
+
+
+def vizwiz(rows: Sequence[Row]) -> Verdicts:
+    """VizWiz's accuracy in percent: `Overall`, `stderr`, `answer_type/x`. UserError as of `ten_answers`."""
+    return _soft(rows, vizwiz_text, vizwiz_score)
 
 
 def textvqa(rows: Sequence[Row]) -> Verdicts:

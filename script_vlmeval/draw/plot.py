@@ -1,4 +1,4 @@
-"""What is shown of a finished cell (`Row`), and its plots as PNG: accuracy against the visual-token budget.
+"""Plots as PNG: accuracy against the visual-token budget.
 
 A reader in print, in grey or with any colour vision tells the methods apart: each has its own colour (of a set chosen for
 that), marker and line style, the same in every panel.
@@ -16,15 +16,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .cells import Config
-from .store import replacing
+from ..store import replacing
+from .row import Row, peers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Z95 = 1.96
-_ALIKE = 1.01  # how many times the fewest visual tokens the most may be where two count as equally many
 _COLORS = (
     "#0072B2",
     "#D55E00",
@@ -60,66 +58,6 @@ _STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """A finished cell as its result.json (`data`) tells. Scores are in the metric's unit, retention in percent of unpruned."""
-
-    config: Config
-    benchmark: str
-    score: float
-    stderr: float | None
-    n: int
-    failed: int
-    data: Mapping[str, Any]
-    retention: float | None = None
-
-    @property
-    def metric(self) -> str:
-        return str(self.data.get("primary", ""))
-
-    @property
-    def way(self) -> str:
-        """What tells scores apart that must not share a column: the main figure, and the judge behind it."""
-        judge = self.data.get("judge")
-        return f"{self.metric}, {judge}" if judge else self.metric
-
-    @property
-    def measured(self) -> float:
-        """The visual tokens that were read, the mean over the layers; 0 where nothing was measured."""
-        return number(at(self.data, "tokens.visual_kept")) or 0.0
-
-    @property
-    def named(self) -> float:
-        """The number of tokens that the budget names; 0 for a share, a schedule and the unpruned model."""
-        return float(self.config.budget) if self.config.budget.isdecimal() else 0.0
-
-    @property
-    def tokens(self) -> float:
-        """The place on the budget axis: what was measured, as the number named where that is the same within 1 %."""
-        few, many = sorted((self.named, self.measured))
-        return self.named if 0 < many <= _ALIKE * few else self.measured
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of the 95 % interval."""
-        return None if self.stderr is None else Z95 * self.stderr
-
-    @property
-    def floors(self) -> dict[str, float]:
-        """What is reached without looking at the image, where it is stated."""
-        levels = {
-            "chance": number(at(self.data, "reference.chance")),
-            "image-blind": number(at(self.data, "reference.blind")),
-        }
-        return {label: score for label, score in levels.items() if score is not None}
-
-    @property
-    def order(self) -> tuple[Any, ...]:
-        """Model by model, the unpruned one first, then from the largest budget to the smallest, methods side by side."""
-        size = self.named or self.measured
-        return self.config.model, not self.config.full, -size, self.config.budget, self.config.method, self.benchmark
-
-
-@dataclass(frozen=True)
 class Panel:
     """One benchmark under one model."""
 
@@ -139,31 +77,6 @@ class Panel:
         groups = peers([row for line in self.lines.values() for row in line])
         many = [rows for rows in reversed(groups) if len({row.config.method for row in rows}) >= _MANY]
         return [sorted(rows, key=lambda row: row.score) for rows in many]
-
-
-def peers(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows, of one model on one benchmark, that may be compared: those that read equally many visual tokens. From the
-    fewest up, a new group begins where more than 1 % above the group's fewest were read. Rows without a measurement are in none.
-    """
-    groups: list[list[Row]] = []
-    for row in sorted((row for row in rows if row.measured), key=lambda row: row.measured):
-        if groups and row.measured <= _ALIKE * groups[-1][0].measured:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
-
-
-def at(data: Any, path: str) -> Any:
-    """What lies at 'a.b' in nested mappings, or None."""
-    for key in path.split("."):
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
 
 
 def accuracy(rows: Sequence[Row], path: Path) -> None:
@@ -243,7 +156,7 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> N
     axis.set_axisbelow(True)
     for method, line in panel.curves.items():
         _line(axis, line, looks[method])
-    _scale(axis, sorted({row.tokens for row in rows}))
+    _scale(axis, sorted({row.tokens for row in rows}), "video" if any(row.video for row in rows) else "image")
     if panel.full:
         kept = f" ({panel.full.tokens:g} tokens)" if panel.full.tokens else ""
         _level(axis, panel.full.score, f"unpruned{kept}: {panel.full.score:.4g}", _INK, (0, (6, 3)))
@@ -300,8 +213,8 @@ def _mark(axis: Axes, score: float, label: str, color: str, line: Any, side: Any
     axis.annotate(label, **place, ha=side, va="bottom", color=color, fontsize=8)
 
 
-def _scale(axis: Axes, tokens: Sequence[float]) -> None:
-    """A log2 axis with a tick at every budget, or at as many as do not collide."""
+def _scale(axis: Axes, tokens: Sequence[float], of: str) -> None:
+    """A log2 axis with a tick at every budget, or at as many as do not collide. of: what the tokens are counted in."""
     axis.set_xscale("log", base=2)
     shown: list[float] = []
     for value in reversed(tokens):
@@ -309,7 +222,7 @@ def _scale(axis: Axes, tokens: Sequence[float]) -> None:
             shown.append(value)
     axis.set_xticks(shown, [f"{value:.4g}" for value in shown])
     axis.set_xlim(tokens[0] / 1.22, tokens[-1] * 1.22)
-    axis.set_xlabel("visual tokens kept per image (log scale)")
+    axis.set_xlabel(f"visual tokens kept per {of} (log scale)")
 
 
 def _level(axis: Axes, score: float, label: str, color: str, line: Any, right: bool = False, below: bool = False) -> None:

@@ -1,0 +1,318 @@
+"""Scoring a workbook: what the host's tables say, which pictures are one, and what stays when something fails."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import data_factory
+import judge_server
+import pandas as pd
+import pytest
+
+from script_vlmeval import plugin, scoring
+from script_vlmeval.benchmarks import resolve
+from script_vlmeval.errors import UserError
+from script_vlmeval.judge import Judge
+from script_vlmeval.plugin import workbook as workbooks
+from script_vlmeval.plugin.host import host, quiet_scoring, said_by
+from script_vlmeval.plugin.host_scores import host_metrics, score_host
+
+MARKER = "Failed to obtain answer via API."
+
+
+@pytest.fixture(autouse=True)
+def h():
+    return host()
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("LMUData", str(folder))
+    return folder
+
+
+def answered(rows, folder, said, stem="m_X"):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{stem}.xlsx"
+    workbooks.write_workbook(pd.DataFrame(rows).assign(prediction=list(said)), path)
+    return path
+
+
+def scorer(table, kind="VQA", name="Crafted"):
+    """A dataset of the host's whose scorer answers with a table, or does what a function says."""
+    evaluate = table if callable(table) else lambda path, **_: table
+    cls = type(name, (), {"TYPE": kind, "dataset_name": name, "evaluate": lambda self, path, **more: evaluate(path, **more)})
+    return cls()
+
+
+def scored_by(dataset, tmp_path, judge=None):
+    path = answered([{"index": "1", "question": "q", "answer": "a"}], tmp_path / "cell", ["a"])
+    return score_host(dataset, workbooks.read_answers(path), path, tmp_path, judge)
+
+
+# tables of the host ----------------------------------------------------------------------------------------------------------
+
+MATHVISTA = pd.DataFrame(
+    {
+        "Task&Skill": ["Overall", "algebra", "geometry"],
+        "tot": [10, 4, 6],
+        "prefetch": [0, 0, 0],
+        "hit": [3, 3, 0],
+        "acc": [30.0, 75.0, 0.0],
+    }
+)
+
+
+def test_a_row_of_a_part_is_named_by_the_tables_first_text(tmp_path):
+    score = scored_by(scorer(MATHVISTA), tmp_path)
+    assert (score.primary, score.metrics["acc"]) == ("acc", 30)
+    assert (score.metrics["algebra/acc"], score.metrics["geometry/acc"], score.metrics["geometry/tot"]) == (75, 0, 6)
+    assert not any(name.startswith("/") for name in score.metrics)
+
+
+@pytest.mark.parametrize(("label", "column"), [("Overall", "Overall"), ("overall", "score"), ("Overall", "Accuracy")])
+def test_the_row_of_the_whole_leads_wherever_it_stands(tmp_path, label, column):
+    table = pd.DataFrame({"Subject": ["algebra", label], "tot": [4, 10], column: [75.0, 30.0]})
+    score = scored_by(scorer(table), tmp_path)
+    assert (score.primary, score.metrics[column], score.metrics[f"algebra/{column}"]) == (column, 30, 75)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pd.DataFrame({"tot": [10], "hit": [3]}), "tot, hit"),
+        (pd.DataFrame({"Subject": ["x", "y"], "acc": [1.0, 2.0]}), "x/acc, y/acc"),
+        (pd.DataFrame({"Subject": ["x"]}), "none at all"),
+        (None, "none at all"),
+    ],
+)
+def test_no_other_figure_passes_for_the_main_one(tmp_path, table, says):
+    with pytest.raises(UserError, match="no figure for the whole") as error:
+        scored_by(scorer(table), tmp_path)
+    assert says in str(error.value)
+
+
+def test_splits_are_prefixed_as_before():
+    table = pd.DataFrame({"split": ["dev", "test"], "Overall": [0.25, 0.75]})
+    metrics = host_metrics(table, SimpleNamespace(TYPE="MCQ"), {"1": 1.0, "2": 0.0})
+    assert metrics == {"Overall": 50, "dev/Overall": 25, "test/Overall": 75}
+
+
+def test_a_judged_score_of_the_hosts_names_its_judge(tmp_path):
+    judge = Judge("some-model", "http://127.0.0.1:9/v1")
+    score = scored_by(scorer(MATHVISTA), tmp_path, judge)
+    assert score.judge == judge.label
+    assert score.judge in score.scorer
+    assert scored_by(scorer(MATHVISTA), tmp_path).judge == ""
+
+
+def test_an_error_of_the_hosts_is_quoted_in_one_line(data, tmp_path):
+    def fail(path, **_):
+        raise AssertionError("the first line\nand a second\n  and a third")
+
+    with pytest.raises(UserError) as error:
+        scored_by(scorer(fail), tmp_path)
+    assert "AssertionError: the first line." in str(error.value)
+    assert "\n" not in str(error.value)
+    assert said_by(KeyError()) == "KeyError"
+    data_factory.gqa(data)
+    dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
+    broken = scorer(fail)
+    type(broken).evaluate.__qualname__ = "ImageVQADataset.evaluate"  # one that needs no judge
+    dataset.evaluator = broken
+    (note,) = dataset.score(answered(dataset.rows, tmp_path / "cell", ["red"] * len(dataset))).notes
+    assert "the first line" in note
+    assert "\n" not in note
+
+
+# which rows share a picture ----------------------------------------------------------------------------------------------------
+
+
+def test_base64_rows_of_one_picture_are_one_cluster(data, tmp_path):
+    """Whether a cell repeats the picture or names the row that has it."""
+    data_factory.gqa(data)  # 8 rows with one of four pictures, and 4 that name one of these
+    dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
+    clusters = [dataset.cluster(row) for row in dataset.rows]
+    assert clusters == [clusters[i % 4] for i in range(12)]
+    assert len(set(clusters)) == 4
+    said = [row["answer"] if i % 4 == 0 else "none" for i, row in enumerate(dataset.rows)]
+    book = answered(dataset.rows, tmp_path / "cell", said)
+    columns = list(pd.read_excel(book))
+    score = dataset.score(book)
+    assert score.metrics["stderr"] == pytest.approx(100 * scoring.standard_error([1.0, 0, 0, 0]))
+    assert "image" not in columns == list(pd.read_excel(book))
+
+
+def test_pope_errors_are_clustered_by_picture(data, tmp_path):
+    data_factory.pope(data)
+    dataset = plugin.open_dataset(resolve("POPE"), None, tmp_path)
+    said = ["yes" if i % 3 else "no" for i in range(len(dataset))]
+    score = dataset.score(answered(dataset.rows, tmp_path / "cell", said))
+    alone = replace(dataset, pictures={}).score(answered(dataset.rows, tmp_path / "cell", said))
+    assert len({dataset.cluster(row) for row in dataset.rows}) == 4
+    assert score.metrics["F1"] == alone.metrics["F1"]
+    assert score.metrics["stderr"] != pytest.approx(alone.metrics["stderr"])
+
+
+def test_the_users_own_base64_pictures_are_told_apart(data, tmp_path):
+    red, blue = data_factory.as_base64("red"), data_factory.as_base64("blue")
+    rows = [dict(index=i, question="q", answer="a", image=cell) for i, cell in enumerate([red, blue, red, "1"])]
+    path = data_factory.write_tsv(tmp_path / "own.tsv", rows)
+    dataset = plugin.open_dataset(resolve(str(path)), None, tmp_path)
+    first, second, third, fourth = map(dataset.cluster, dataset.rows)
+    assert first == third != second == fourth
+
+
+def test_tables_with_paths_are_told_apart_by_these(data, tmp_path):
+    data_factory.mme(data)
+    dataset = plugin.open_dataset(resolve("MME"), None, tmp_path)
+    assert [dataset.cluster(row) for row in dataset.rows] == [row["image_path"] for row in dataset.rows]
+
+
+def test_a_folder_of_frames_is_known_by_its_files(tmp_path):
+    from script_vlmeval.plugin.datasets import _size
+
+    row = {"index": "0", "video_path": str(tmp_path / "frames")}
+    assert _size(row) == "missing"
+    (tmp_path / "frames").mkdir()
+    for i in range(3):
+        (tmp_path / "frames" / f"{i}.jpg").write_bytes(b"x" * (10 + i))
+    before = _size(row)
+    assert before == "3:33"
+    (tmp_path / "frames" / "2.jpg").write_bytes(b"x" * 13)
+    assert _size(row) == "3:34"
+    (tmp_path / "frames" / "2.jpg").unlink()
+    assert _size(row) == "2:21"
+    assert _size({"index": "0", "video_path": str(tmp_path / "frames" / "0.jpg")}) == "10"
+
+
+# files beside a workbook -------------------------------------------------------------------------------------------------------
+
+
+def judged_dataset(dataset):
+    """A dataset of the user's own, scored by a judge as open video questions are, and by string match."""
+    return replace(dataset, benchmark=replace(dataset.benchmark, rule="videoqa", judge="optional"))
+
+
+@pytest.fixture
+def questions(data, tmp_path):
+    rows = [dict(index=i, question="q", answer=f"a{i}", image=data_factory.as_base64("red")) for i in range(4)]
+    path = data_factory.write_tsv(tmp_path / "own.tsv", rows)
+    return judged_dataset(plugin.open_dataset(resolve(str(path)), None, tmp_path))
+
+
+def test_a_judge_that_leaves_leaves_the_earlier_files(questions, tmp_path):
+    book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "c", "d"])
+    questions.score(book)
+    before = {path.name: path.read_bytes() for path in book.parent.iterdir()}
+    assert len(before) == 3
+    with (
+        judge_server.server(lambda request: judge_server.refuses(400, "this model is gone")) as url,
+        pytest.raises(UserError, match="gone"),
+    ):
+        questions.score(book, Judge("m", url))
+    assert {path.name: path.read_bytes() for path in book.parent.iterdir()} == before
+
+
+def test_replies_that_cannot_be_read_are_noted(questions, tmp_path):
+    def grade(request):
+        return "{'pred': 'yes', 'score': 5}" if "a0" in request.user else "no idea"
+
+    book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "", "d"])
+    with judge_server.server(grade) as url:
+        score = questions.score(book, Judge("m", url))
+    assert score.notes == ("2 of 3 judge replies could not be read: they count as wrong.",)
+    assert score.metrics["judge_acc"] == 25
+    with judge_server.server("{'pred': 'yes', 'score': 5}") as url:
+        assert questions.score(book, Judge("m", url)).notes == ()
+
+
+def test_what_was_read_stands_in_few_columns(questions, tmp_path):
+    book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "c", "d"])
+    with judge_server.server("{'pred': 'yes', 'score': 5}") as url:
+        questions.score(book, Judge("m", url))
+    for mark in ("verdicts", "judged"):
+        table = pd.read_excel(book.with_name(f"m_X_{mark}.xlsx"))
+        assert list(table) == ["index", "prediction", "answer", "extracted", "hit"]
+        assert list(table["prediction"]) == ["a0", "b", "c", "d"]
+        assert book.with_name(f"m_X_{mark}.csv").is_file()
+
+
+def test_the_workbook_is_read_once_and_copied_where_it_can_be(data, tmp_path, monkeypatch):
+    data_factory.gqa(data)
+    dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
+    reads, written = [], []
+    for module in (workbooks, plugin.datasets, plugin.scores):
+        for name, log in (("read_answers", reads), ("answered_rows", reads), ("write_workbook", written)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, partial(_logged, getattr(module, name), log))
+    book = tmp_path / "cell" / "m_X.xlsx"
+    for said, files in ((["red"] * 12, 1), (["a \x07 bell"] * 12, 2), ([MARKER, *["red"] * 11], 2)):
+        reads.clear()
+        answered(dataset.rows, book.parent, said)
+        written.clear()
+        (other,) = dataset.score(book).others
+        assert (len(reads), len(written)) == (1, files), said[0]
+        assert set(other.per_sample) == {row["index"] for row in dataset.rows}
+
+
+def _logged(function, log, *arguments):
+    log.append(function)
+    return function(*arguments)
+
+
+def test_answers_are_read_as_they_were_said(tmp_path):
+    said = ["a \x07 bell", "", MARKER, "None", "007", "=1+1", "red"]
+    path = answered([{"index": str(i), "answer": "NA"} for i in range(7)], tmp_path, said)
+    found = workbooks.read_answers(path)
+    assert [row["prediction"] for row in found.rows] == ["a \x07 bell", "", "", "None", "007", "=1+1", "red"]
+    assert list(found.frame["prediction"][1:3]) == ["Z", "Z"]
+    assert found.altered
+    found.copy_to(tmp_path / "copy.xlsx")
+    assert list(pd.read_excel(tmp_path / "copy.xlsx", dtype=str, keep_default_na=False)["prediction"])[1:3] == ["Z", "Z"]
+    assert {row["answer"] for row in found.rows} == {"NA"}
+
+
+def test_the_hosts_scorer_has_its_scratch_file_to_itself(tmp_path):
+    """Its circular scorer names one in /tmp by the second, which processes that score at once would share."""
+    from vlmeval.dataset.utils import multiple_choice
+
+    before, names = multiple_choice.timestr, set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with quiet_scoring(tmp_path / name):
+            path = f"/tmp/{multiple_choice.timestr()}.xlsx"
+        assert Path(os.path.realpath(path)).parent == (tmp_path / name).resolve()
+        names.add(path)
+    assert len(names) == 2
+    assert multiple_choice.timestr is before
+
+
+def test_mmbench_leaves_nothing_outside(data, tmp_path, monkeypatch):
+    """Also where the clock stands still, as it does for processes that score within a second."""
+    clock = f"test-{uuid.uuid4()}"
+    from vlmeval.dataset.utils import multiple_choice
+
+    monkeypatch.setattr(multiple_choice, "timestr", lambda: clock)
+    data_factory.mmbench(data)
+    dataset = plugin.open_dataset(resolve("MMBench"), None, tmp_path)
+    (other,) = dataset.score(answered(dataset.rows, tmp_path / "cell", [row["answer"] for row in dataset.rows])).others
+    assert other.metrics["Overall"] == 100
+    assert not Path(f"/tmp/{clock}.xlsx").exists()
+
+
+def test_sets_that_the_host_lacks_are_scored_by_our_rule_alone(data, tmp_path):
+    data_factory.picture("red").save(tmp_path / "red.png")
+    row = dict(index=1, image_path=str(tmp_path / "red.png"), question="q", answer=repr(["red"] * 10))
+    data_factory.write_tsv(data / "VQAv2_VAL.tsv", [row, row | dict(index=2)])
+    dataset = plugin.open_dataset(resolve("VQAv2"), None, tmp_path)
+    score = dataset.score(answered(dataset.rows, tmp_path / "cell", ["red", "blue"]))
+    assert (score.metrics["Overall"], score.others) == (50, ())
+    assert dataset.scored
