@@ -39,15 +39,14 @@ class Work:
 
     def take_up(self, dataset: Dataset, fresh: bool, judge: str = "") -> None:
         """Go on where an earlier run left the cell. An answer to a picture that is another one now does not count. judge: the
-        label of the one that is to score: a score by another, or by none, is not what was asked for."""
+        label of the one that is to score: a score by another, by none, or in other words is not what was asked for."""
         answers = {} if fresh else self.store.answers()
         stamps = {row["index"]: dataset.stamp(row) for row in dataset.rows}
         valid = {i for i, a in answers.items() if "prediction" in a and a.get("stamp", "") == stamps.get(i)}
         self.missing = set(stamps) - valid
         self.answered = len(stamps) - len(self.missing)
         result = None if fresh or self.missing else self.store.result()
-        judged = not (judge and dataset.judgeable) or (result or {}).get("judge") == judge
-        self.finished = result is not None and result["failed"] == 0 and judged
+        self.finished = result is not None and result["failed"] == 0 and _as_judged(result, dataset, judge)
 
     def answers(self) -> dict[str, dict[str, Any]]:
         """Index -> the store's record that counts now: not an old answer to a picture that has changed or broken since."""
@@ -57,6 +56,13 @@ class Work:
             if reason:
                 records[i] = {"index": i, "error": reason}
         return records
+
+
+def _as_judged(result: Mapping[str, Any], dataset: Dataset, judge: str) -> bool:
+    """Whether a score is the one that a judge of that label, '' for none, would give by the words and readings of today."""
+    if not judge or not dataset.judgeable:
+        return True
+    return result.get("judge") == judge and dataset.judged_by(judge) in ("", result["scorer"])
 
 
 @dataclass(frozen=True)

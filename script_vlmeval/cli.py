@@ -208,8 +208,8 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
     if outcome.done:
         cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
         print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
-    for benchmark, why in outcome.unscored.items():
-        print(f"NOT SCORED: {benchmark}: {why}")
+    for benchmark in sorted(outcome.submissions):
+        print(f"To send in: {work_dir}/<configuration>/{benchmark}/<configuration>_{benchmark}_submission.json")
     for cell, (rows, why) in outcome.rows.items():
         print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
     if outcome.rows:
@@ -229,7 +229,7 @@ def _report(work_dir: Path) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     """Makes what can be made; what cannot is told of at the end."""
-    from .plugin.folders import new_data_folder
+    from .benchmarks.folders import new_data_folder
     from .prepare import prepare
 
     if not args.names or not args.source:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 
 def tell(what: str) -> None:
     """Print a table of the models, methods or data that can be named."""
@@ -58,8 +55,9 @@ def _methods() -> list[tuple[str, ...]]:
 
 def _data() -> list[tuple[str, ...]]:
     from .benchmarks import BENCHMARKS
+    from .benchmarks.folders import expected_folder
 
-    folder = _data_folder()
+    folder = expected_folder()
     rows: list[tuple[str, ...]] = [("BENCHMARK", "MODALITY", "QUESTIONS", "METRIC", "JUDGE", "STATE", "TABLE", "NOTE")]
     for b in BENCHMARKS.values():
         table = f"{b.host}.tsv" if b.kind != "embedded" else "-"
@@ -69,18 +67,15 @@ def _data() -> list[tuple[str, ...]]:
     return rows
 
 
-def _data_folder() -> Path:
-    return Path(os.environ.get("LMUData") or Path.home() / "LMUData").expanduser()  # noqa: SIM112 - VLMEvalKit's spelling
-
-
 def _about_data() -> list[str]:
     """What stands below the table of benchmarks."""
     from .benchmarks import GROUPS
+    from .benchmarks.folders import expected_folder
 
     groups = [f"  {name:<10} {' '.join(members)}" for name, members in GROUPS.items()]
     return [
         "",
-        f"Tables are looked for in {_data_folder()} (LMUData); `run.py prepare NAME --source DIR` makes them.",
+        f"Tables are looked for in {expected_folder()} (LMUData); `run.py prepare NAME --source DIR` makes them.",
         "Groups:",
         *groups,
         "Videos: NAME_8frame and NAME_1fps fix what is shown (groups too); the plain name shows what the model is made for.",

@@ -24,6 +24,7 @@ from typing import Any
 from .errors import UserError
 
 CELL, PREDICTIONS, RESULT, LOCK = "cell.json", "predictions.jsonl", "result.json", ".lock"
+ADVICE = "choose another --work-dir, or change its permissions"  # where the disk refuses
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _log = logging.getLogger(__name__)
 
@@ -173,23 +174,21 @@ def digest(mapping: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turns what the operating system refuses in this block into a UserError about `path`."""
+def disk(path: Path, advice: str = ADVICE) -> Iterator[None]:
+    """Turns what the operating system refuses in this block into a UserError about `path`; `advice` is what would help."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        advice = "choose another --work-dir, or change its permissions"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             advice = "free some space and run the same command again (what is finished stays)"
-        raise UserError(f"Cannot write '{error.filename or path}': {reason}; {advice}.") from error
+        raise UserError(f"Cannot read or write '{error.filename or path}': {error.strerror or error}; {advice}.") from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, advice: str = ADVICE) -> Iterator[Path]:
     """A temporary file beside `path`, which takes its place, durably, when the block ends well and else goes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk(path):
+    with disk(path, advice):
         try:
             yield temporary
             with open(temporary, "rb") as file:
@@ -200,9 +199,9 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], advice: str = ADVICE) -> None:
     """Replaces `path` by `value` as JSON, in one step."""
-    with replacing(path) as temporary:
+    with replacing(path, advice) as temporary:
         temporary.write_bytes(_dumps(value, indent=1) + b"\n")
 
 

@@ -99,10 +99,10 @@ def _given(config: Config, params: dict[str, Scalar]) -> Config:
 
 def preparable(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks of names and groups, each once, whatever its frames. UserError for one that is not made from a download."""
-    from .benchmarks import expand, known_names, resolve
+    from .benchmarks import expand, known_names, plain
     from .prepare import recipes
 
-    found = {b.host: resolve(b.host) if b.kind == "video" else b for b in expand(names)}
+    found = {b.host: plain(b) for b in expand(names)}
     for benchmark in found.values():
         if benchmark.kind in ("embedded", "tsv"):
             raise UserError(f"'{benchmark.name}' needs no preparing: name it with --data.")

@@ -67,7 +67,7 @@ class Outcome:
     already: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
     rows: dict[Cell, tuple[int, str]] = field(default_factory=dict)
-    unscored: dict[str, str] = field(default_factory=dict)  # done as far as that goes here: benchmark -> why it has no score
+    submissions: set[str] = field(default_factory=set)  # benchmarks of which there are files to send in
 
     @property
     def status(self) -> int:
@@ -271,7 +271,8 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
     before = work.store.result() or {}
     if work.finished and options.mode != "eval":
         outcome.already.append(work.cell)
-        _note_unscored(outcome, work.cell, before.get("unscored"), before.get("submission"))
+        if before.get("submission"):
+            outcome.submissions.add(work.cell.benchmark)
         return
     if work.reason:
         outcome.failed[work.cell] = work.reason
@@ -294,13 +295,8 @@ def _close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> 
         except UserError as error:
             outcome.failed[work.cell] = str(error)
             return
-        _note_unscored(outcome, work.cell, score.unscored, score.submission)
+        if score.submission:
+            outcome.submissions.add(work.cell.benchmark)
         device = choose_device(options.device)
         work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, answers, device, work.origin))
     outcome.done.append(work.cell)
-
-
-def _note_unscored(outcome: Outcome, cell: Cell, why: str | None, submission: str | None) -> None:
-    if why:
-        file = f"; to send in: <configuration>_{cell.benchmark}_submission.json" if submission else ""
-        outcome.unscored[cell.benchmark] = f"{why}{file}"

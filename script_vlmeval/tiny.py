@@ -238,7 +238,7 @@ def _blind_pairs(rows: Sequence[Mapping[str, str]], category: str) -> float:
     for chosen in (set(c) for n in range(len(words) + 1) for c in combinations(words, n)):
         said = ["Yes" if chosen & set(row["question"].lower().split()) else "No" for row in mine]
         answered = [{**row, "prediction": word} for row, word in zip(mine, said, strict=True)]
-        best = max(best, scoring.mme(answered).metrics["total"])
+        best = max(best, scoring.pairs(answered).metrics["total"])
     return best
 
 

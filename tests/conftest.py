@@ -59,6 +59,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder of a test's own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests have to say besides that they passed, also from another process."""
     for report in terminalreporter.getreports("passed"):

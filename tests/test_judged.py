@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 
 import judge_server
@@ -13,6 +14,7 @@ import openpyxl
 import pytest
 
 from script_vlmeval.cli import main
+from script_vlmeval.judge import PROTOCOL
 
 KEY = "sk-a-key-that-nobody-may-see"
 
@@ -70,6 +72,22 @@ def test_a_judge_scores_beside_string_match_and_never_in_its_column(data, tmp_pa
         assert sum(isinstance(score, float | int) for score in scores) == 1, "one way of scoring, one column"
 
 
+def test_a_score_in_other_words_is_made_anew(data, tmp_path):
+    """Another version of the protocol in the scorer's name is another score, though the judge is the same."""
+    judge = judge_server.server(grading)
+    with judge as url:
+        asked = ("--judge", "some-model", "--judge-url", url)
+        assert ask(tmp_path, *asked) == 0
+        path = tmp_path / "tiny_full" / "MSVD-QA_1frame" / "result.json"
+        good = result(tmp_path)
+        assert f"{PROTOCOL['videoqa']}: some-model at" in good["scorer"]
+        older = {**good, "scorer": good["scorer"].replace(PROTOCOL["videoqa"], "its protocol, 0"), "score": -1.0}
+        for kept, expected in ((older, good), ({**good, "score": -1.0}, {**good, "score": -1.0})):
+            path.write_text(json.dumps(kept))
+            assert ask(tmp_path, *asked) == 0
+            assert [result(tmp_path)[key] for key in ("scorer", "score")] == [expected[key] for key in ("scorer", "score")]
+
+
 def test_the_key_is_seen_by_the_server_alone(data, tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
@@ -83,12 +101,13 @@ def test_the_key_is_seen_by_the_server_alone(data, tmp_path, monkeypatch, caplog
 
 
 def test_replies_that_cannot_be_read_are_counted(data, tmp_path):
-    first = []
+    first, lock = [], threading.Lock()
 
     def shy(request):
         """About the first question that it is asked, each time that it is."""
-        if "pred" in request.user and not first:
-            first.append(request.user)
+        with lock:  # two at once would each find no first one
+            if "pred" in request.user and not first:
+                first.append(request.user)
         return "I would rather not say." if request.user in first else "{'pred': 'yes', 'score': 5}"
 
     with judge_server.server(shy) as url:
@@ -145,11 +164,13 @@ def test_mmvet_and_the_open_half_of_mlvu(data, tmp_path):
     with judge_server.server(grade) as url:
         assert ask(tmp_path, "--judge", "some-model", "--judge-url", url, data=names) == 0
     vet, open_half = (result(tmp_path, benchmark=name) for name in names)
-    answered = [1.0 if text else 0.0 for text in predictions(tmp_path / "tiny_full" / "MMVet")]
-    assert vet["score"] == pytest.approx(70 * sum(answered) / len(answered))
+    assert all(predictions(tmp_path / "tiny_full" / "MMVet"))
+    assert vet["score"] == pytest.approx(70)
     assert (tmp_path / "tiny_full" / "MMVet" / vet["submission"]).is_file()
-    assert 5 <= open_half["score"] <= 9
-    assert "MLVU" in open_half["scorer"]
+    assert all(predictions(tmp_path / "tiny_full" / "MLVU_OpenEnded_1frame"))
+    assert open_half["score"] == pytest.approx((2 + 3 + 4 + 5) / 2)
+    assert (open_half["metrics"]["task/sub_scene"], open_half["metrics"]["task/summary"]) == (5, 9)
+    assert "judge, MLVU's protocol in VLMEvalKit's words, 1: some-model" in open_half["scorer"]
 
 
 def predictions(folder: Path) -> list[str]:

@@ -306,7 +306,7 @@ def test_our_pair_scores_are_mmes(h, data, tmp_path):
     dataset = plugin.open_dataset(resolve("MME"), None, tmp_path)
     said = guesses(dataset)
     score = dataset.score(answer(dataset, tmp_path / "cell", said))
-    ours = scoring.mme([{**row, "prediction": text} for row, text in zip(dataset.rows, said, strict=True)])
+    ours = scoring.pairs([{**row, "prediction": text} for row, text in zip(dataset.rows, said, strict=True)])
     (other,) = score.others
     for name in ("total", "perception", "reasoning", *data_factory.MME_CATEGORIES):
         assert ours.metrics[name] == pytest.approx(other.metrics[name])
@@ -395,15 +395,28 @@ def test_a_torn_or_missing_workbook_is_a_user_error(h, data, tmp_path):
         dataset.score(tmp_path / "torn.xlsx")
 
 
-def test_a_limit_keeps_what_is_scored_together(data, tmp_path):
+def test_a_limit_keeps_what_is_scored_together(small_shapes, data, tmp_path):
     data_factory.mme(data)
     data_factory.mmbench(data)
     data_factory.gqa(data)
     assert [row["index"] for row in plugin.open_dataset(resolve("MME"), 3, tmp_path).rows] == ["0", "1", "2", "3"]
     assert len(plugin.open_dataset(resolve("MMBench"), 1, tmp_path)) == 4
     assert len(plugin.open_dataset(resolve("GQA"), 3, tmp_path)) == 3
+    assert len(plugin.open_dataset(resolve("ShapesYN"), 3, tmp_path)) == 4
+    shutil.copy(data / "MMBench_DEV_EN.tsv", data / "MMBench_DEV_CN_V11.tsv")  # not in our table: the host scores it
+    assert len(plugin.open_dataset(resolve("MMBench_DEV_CN_V11"), 1, tmp_path)) == 4
     with pytest.raises(UserError):
         plugin.open_dataset(resolve("GQA"), 0, tmp_path)
+
+
+def test_pictures_in_cells_are_not_parted_by_a_limit(data, tmp_path):
+    """Of a table without paths, too, where the picture stands in the first of its two rows."""
+    shown = [data_factory.as_base64("red"), data_factory.as_base64("blue"), "0", "1"]
+    rows = [dict(index=i, category="color", question="q?", answer="Yes" if i < 2 else "No", image=c) for i, c in enumerate(shown)]
+    data_factory.write_tsv(data / "MME.tsv", rows)
+    dataset = plugin.open_dataset(resolve("MME"), 1, tmp_path)
+    assert [row["index"] for row in dataset.rows] == ["0", "2"]
+    assert dataset.score(answer(dataset, tmp_path, ["yes", "no"])).metrics["total"] == 200
 
 
 def test_another_checksum_is_a_note_and_the_file_stays(h, data, tmp_path, monkeypatch):

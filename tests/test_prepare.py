@@ -11,15 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import av
 import pytest
 from data_factory import COLORS, NAMES
+from downloads import refused
 from official_images import MAKERS, OCR_FILE, draw, encoded, make, write_parquet
 from PIL import Image
+from stand_ins import wait_for
 
 from script_vlmeval.benchmarks import read_tsv
 from script_vlmeval.errors import UserError
@@ -33,22 +34,8 @@ TABLES = list(MAKERS)
 TEST_SETS = {"VQAv2_TESTDEV", "VizWiz_TEST"}
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
 def done(table: str, source: Path, data: Path, **options: bool) -> list[dict[str, str]]:
     return read_tsv(prepare(table, source, data, quiet=True, **options).table)
-
-
-def refused(table: str, source: Path, data: Path, **options: bool) -> str:
-    with pytest.raises(UserError) as caught:
-        prepare(table, source, data, quiet=True, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def left(data: Path) -> set[str]:
@@ -510,6 +497,17 @@ def test_what_is_no_video(content: bytes, tmp_path: Path):
     assert media.wrong_video(path).startswith("damaged: ")
 
 
+def test_what_is_sound_alone_is_no_video(tmp_path: Path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame(format="s16", layout="mono", samples=800)
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    assert media.wrong_video(path) == "damaged: it has no video stream"
+
+
 def test_formats_without_an_end_mark_are_decoded(tmp_path: Path):
     path = tmp_path / "a.bmp"
     Image.new("RGB", (8, 8)).save(path)
@@ -628,9 +626,7 @@ prepare('VQAv2_VAL', Path(sys.argv[1]), Path(sys.argv[2]), quiet=True)
 """
     process = child(stuck, source, data)
     memory = data / ".VQAv2_VAL.checked"
-    end = time.monotonic() + 60
-    while not (memory.exists() and memory.read_bytes().count(b"\n") == 2) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(lambda: memory.exists() and memory.read_bytes().count(b"\n") == 2, process, "two pictures were looked at")
     assert "Another run is preparing VQAv2_VAL" in refused("VQAv2_VAL", source, data)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import downloads
 import official_videos
 import pytest
+from downloads import edit
 from official_videos import CODECS, MVBENCH, NAMES, OPEN, TABLES
 
 from script_vlmeval import video
-from script_vlmeval.errors import UserError
 from script_vlmeval.prepare import Prepared, prepare
 from script_vlmeval.prepare.videos import type_of
 
@@ -43,17 +44,7 @@ def run(table: str, source: Path, **options: bool) -> tuple[Prepared, list[Row]]
 
 
 def refused(table: str, source: Path, **options: bool) -> str:
-    with pytest.raises(UserError) as error:
-        run(table, source, **options)
-    assert not list(data_of(source).glob("*.tsv"))
-    return str(error.value)
-
-
-def edit(path: Path, change: Callable[[list], object]) -> None:
-    """Changes a JSON list in place."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    change(found)
-    path.write_text(json.dumps(found), encoding="utf-8")
+    return downloads.refused(table, source, data_of(source), **options)
 
 
 def shown(row: Row) -> str:

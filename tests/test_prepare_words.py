@@ -5,42 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import official_images
 import official_videos
 import pytest
 from data_factory import write_tsv
-from official_images import draw, encoded, put
+from downloads import edit, refused
+from official_images import draw, encoded
+from stand_ins import Bar, bars_of
 
 from script_vlmeval.benchmarks import read_tsv
 from script_vlmeval.errors import UserError
-from script_vlmeval.prepare import Folder, Prepared, engine, media, prepare, recipes, writing
+from script_vlmeval.prepare import Folder, Prepared, engine, media, prepare, recipes
 
+ROOT = Path(__file__).resolve().parents[1]
 ALL = dict.fromkeys(official_images.MAKERS, official_images) | dict.fromkeys(official_videos.TABLES, official_videos)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
-def refused(table: str, source: Path, data: Path, **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        prepare(table, source, data, quiet=True, **options)
-    assert not list(data.glob("*.tsv"))
-    return str(caught.value)
-
-
-def edit(path: Path, change: Callable[[Any], object]) -> Path:
-    """Changes a JSON value in place."""
-    value = json.loads(path.read_text())
-    change(value)
-    return put(path, value)
 
 
 # -- ten answers ---------------------------------------------------------------------------------------------------------------
@@ -173,31 +157,25 @@ def test_video_sets_use_it_too(tmp_path: Path, data: Path):
     assert any(note.startswith("msvd from") for note in prepare("MSVD-QA", source, data, quiet=True, called="msvd").notes)
 
 
+LIGHT = """import sys
+from script_vlmeval.cli import main
+main(["prepare", "GQA", "--source", sys.argv[1]])
+print("LOADED", *(name for name in ("torch", "transformers", "vlmeval", "pandas") if name in sys.modules))
+"""
+
+
+def test_the_command_loads_no_library_that_it_does_not_need(tmp_path: Path, data: Path):
+    source = official_images.make("GQA_TestDev_Balanced", tmp_path / "d")
+    environment = os.environ | {"LMUData": str(data)}
+    done = subprocess.run([sys.executable, "-c", LIGHT, source], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["LOADED"], done.stderr
+    assert (data / "GQA_TestDev_Balanced.tsv").is_file()
+
+
 # -- bars ----------------------------------------------------------------------------------------------------------------------
-class Bar:
-    """Takes the place of a bar and remembers what it would have shown."""
-
-    made: ClassVar[list[Bar]] = []
-
-    def __init__(self, total: int | None = None, desc: str = "", **_: object) -> None:
-        self.total, self.desc, self.n = total, desc, 0
-        Bar.made.append(self)
-
-    def update(self, n: int = 1) -> None:
-        self.n += n
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
-    monkeypatch.setattr(Bar, "made", [])
-    for module in (engine, media):
-        monkeypatch.setattr(module, "tqdm", Bar)
-    return Bar.made
+    return bars_of(monkeypatch, engine, media)
 
 
 @pytest.mark.parametrize("table", ALL)
@@ -278,12 +256,6 @@ def test_a_table_that_cannot_be_read(tmp_path: Path, data: Path, monkeypatch: py
     monkeypatch.setattr("script_vlmeval.prepare.table.digest", denied)
     with pytest.raises(UserError, match=r"POPE\.tsv': Permission denied; .* LMUData"):
         prepare("POPE", source, data, quiet=True)
-
-
-def test_user_errors_inside_a_block_that_writes_stay_as_they_are(tmp_path: Path):
-    with pytest.raises(UserError, match="as it is"), writing.replacing(tmp_path / "a"):
-        raise UserError("as it is")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_picture_that_cannot_be_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):

@@ -113,6 +113,16 @@ def test_a_judged_score_of_the_hosts_names_its_judge(tmp_path):
     assert scored_by(scorer(MATHVISTA), tmp_path).judge == ""
 
 
+def test_a_set_of_the_hosts_that_needs_a_judge_says_so(data, tmp_path):
+    data_factory.gqa(data)
+    dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
+    unknown = replace(dataset, benchmark=replace(dataset.benchmark, rule="", judge=""), evaluator=scorer({"score": 1.0}))
+    book = answered(dataset.rows, tmp_path / "cell", ["x"] * len(dataset))
+    assert unknown.score(book).unscored == "needs a judge: name one with --judge"
+    assert unknown.judged_by("m at here") == "", "the host says it"
+    assert "its authors' server" in replace(unknown, scored=False).score(book).unscored
+
+
 def test_an_error_of_the_hosts_is_quoted_in_one_line(data, tmp_path):
     def fail(path, **_):
         raise AssertionError("the first line\nand a second\n  and a third")
@@ -234,13 +244,25 @@ def test_replies_that_cannot_be_read_are_noted(questions, tmp_path):
         assert questions.score(book, Judge("m", url)).notes == ()
 
 
+def test_what_was_read_stands_beside_the_words_of_the_judge(questions, tmp_path):
+    def grade(request):
+        return "I say {'pred': 'yes', 'score': 5}" if "a0" in request.user else "no idea"
+
+    book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "", "d"])
+    with judge_server.server(grade) as url:
+        questions.score(book, Judge("m", url))
+    table = pd.read_excel(book.with_name("m_X_judged.xlsx"), dtype=str, keep_default_na=False)
+    assert list(table["extracted"]) == ["yes", "", "no", ""]
+    assert list(table["reply"]) == ["I say {'pred': 'yes', 'score': 5}", "no idea", "", "no idea"]
+
+
 def test_what_was_read_stands_in_few_columns(questions, tmp_path):
     book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "c", "d"])
     with judge_server.server("{'pred': 'yes', 'score': 5}") as url:
         questions.score(book, Judge("m", url))
     for mark in ("verdicts", "judged"):
         table = pd.read_excel(book.with_name(f"m_X_{mark}.xlsx"))
-        assert list(table) == ["index", "prediction", "answer", "extracted", "hit"]
+        assert list(table) == ["index", "prediction", "answer", "extracted", "hit", *(["reply"] if mark == "judged" else [])]
         assert list(table["prediction"]) == ["a0", "b", "c", "d"]
         assert book.with_name(f"m_X_{mark}.csv").is_file()
 

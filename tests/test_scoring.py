@@ -209,7 +209,7 @@ def test_mme_pairs():
         row("Yes", "perhaps", "3", "text_translation"),
         row("No", "no", "3", "text_translation"),
     ]
-    got = scoring.mme(rows).metrics
+    got = scoring.pairs(rows).metrics
     expected = dict(color=125, text_translation=50, total=175, perception=125, reasoning=50)
     assert {name: got[name] for name in expected} == pytest.approx(expected)
     assert got["acc"] == pytest.approx(400 / 6)
@@ -218,7 +218,7 @@ def test_mme_pairs():
 
 def test_mme_refuses_single_questions_and_nothing():
     with pytest.raises(UserError, match="two questions"):
-        scoring.mme([row("Yes", "yes")])
+        scoring.pairs([row("Yes", "yes")])
     with pytest.raises(UserError, match="no answered row"):
         scoring.exact_scores([])
 
@@ -238,7 +238,7 @@ def test_mme_error_is_that_of_a_sum_of_category_means():
 
     def total(drawn: list[tuple[dict[str, str], float]]) -> float:
         rows = [{**row, "answer": "Yes", "prediction": "Yes" if right else "No"} for row, right in drawn]
-        return scoring.mme(rows).metrics["total"]
+        return scoring.pairs(rows).metrics["total"]
 
     totals = [total(pictures(80)) for _ in range(400)]
     mean = sum(totals) / len(totals)

@@ -11,7 +11,8 @@ import restated
 
 from script_vlmeval import scoring
 from script_vlmeval.errors import UserError
-from script_vlmeval.scoring import RULES, VideoReply
+from script_vlmeval.judge import VideoVerdict
+from script_vlmeval.scoring import RULES
 
 N = 2500
 RED = str(["red"] * 10)
@@ -26,12 +27,27 @@ def without_error(metrics):
     return {name: value for name, value in metrics.items() if name != "stderr"}
 
 
+def test_rules_say_what_is_scored_together():
+    assert {name for name, rule in RULES.items() if rule.group} == {"pairs", "mme", "mmbench"}
+    pictures = [RULES["mme"].group(r) for r in mme_table()]
+    assert pictures[::2] == pictures[1::2]
+    assert len(set(pictures)) == 6
+    assert len({RULES["mmbench"].group(r) for r in bench_table()}) == 2
+    named = [RULES["mmbench"].group(row(i, g_index=group)) for i, group in ((5, "12"), (1_000_012, ""))]
+    assert named == ["12", "12"]
+
+
+def test_a_question_of_docvqa_counts_in_each_of_its_types():
+    kinds = ("['form', 'figure/diagram', 'form']", "['form']", "", "not a list")
+    rows = [row(i, "x" if i % 2 else "y", "x", question_types=cell) for i, cell in enumerate(kinds)]
+    got = without_error(RULES["anls"].function(rows).metrics)
+    assert got == {"Overall": 50, "question_type/figure/diagram": 0, "question_type/form": 50}
+
+
 def test_rules_are_named_and_lead_with_their_figure():
     plain = "exact pairs vqa vizwiz textvqa gqa pope mme scienceqa mmbench anls ocrbench mvbench videomme mlvu longvideobench"
     plain += " videoqa"
-    judged = "mmvet videoqa_judged mlvuopen"
-    assert {name for name, rule in RULES.items() if not rule.judged} == set(plain.split())
-    assert {name for name, rule in RULES.items() if rule.judged} == set(judged.split())
+    assert set(RULES) == set(plain.split())
     assert all(rule.name == name and rule.label for name, rule in RULES.items())
     assert not [rule for rule in RULES.values() if rule.label.startswith("script_vlmeval")]  # which a score's scorer begins with
 
@@ -576,7 +592,7 @@ def test_open_video_answers_as_restated():
 
 def test_video_answers_as_judged():
     rows = [row(i, said, "red", type="0" if i < 2 else "1") for i, said in enumerate(["red", "reddish", "blue", ""])]
-    got = scoring.videoqa_judged(rows, [VideoReply(True, 5), VideoReply(True, 4), None, VideoReply(True, 5)])
+    got = scoring.videoqa_judged(rows, [VideoVerdict(True, 5), VideoVerdict(True, 4), None, VideoVerdict(True, 5)])
     expected = {"judge_acc": 50, "judge_score": 2.25, "judge_unparsable": 1, "type/0": 100, "type/1": 0}
     assert without_error(got.metrics) == pytest.approx(expected)
     assert (got.per_sample, got.read) == ([1, 1, 0, 0], ["yes", "yes", "", "no"])

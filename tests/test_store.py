@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from script_vlmeval.errors import UserError
-from script_vlmeval.store import CellStore, digest
+from script_vlmeval.store import CellStore, digest, disk, replacing, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PRINT = {"model": "tiny", "seed": 0, "limit": None, "dtype": "float32"}
@@ -291,11 +292,25 @@ def test_what_a_kill_leaves_behind_is_cleared(tmp_path: Path):
 def test_where_a_folder_cannot_be(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     for work_dir in (tmp_path / "file", Path("/proc/nothing"), tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match="Cannot write"):
+        with pytest.raises(UserError, match="Cannot read or write"):
             make(work_dir).open()
     for name in ("", ".", "..", "a/b"):
         with pytest.raises(UserError, match="cannot be the name"):
             CellStore(tmp_path, "tiny_full", name, PRINT)
+
+
+def test_what_would_help_is_said_by_those_who_write(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    place = tmp_path / "file/inside.json"
+    with pytest.raises(UserError, match=r"inside\.json.*: Not a directory; choose another --work-dir, or"):
+        write_json(place, {})
+    with pytest.raises(UserError, match=r"Not a directory; ask somebody\.$"):
+        write_json(place, {}, "ask somebody")
+    with pytest.raises(UserError, match=r"No space left on device; free some space"), disk(place, "ask somebody"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match="as it is"), replacing(tmp_path / "other", "ask somebody"):
+        raise UserError("as it is")
+    assert sorted(os.listdir(tmp_path)) == ["file"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

@@ -2,13 +2,14 @@
 
 records.py   what is known of each: names, splits, rows, metric, judge
 names.py     what a user may call it: aliases, groups, frame counts
+folders.py   where data lies
 tables.py    tables in VLMEvalKit's TSV format, every cell the text that stands there
 """
 
 from __future__ import annotations
 
-from .names import GROUPS, expand, known_names, resolve
+from .names import GROUPS, expand, known_names, plain, resolve
 from .records import BENCHMARKS, Benchmark
 from .tables import read_tsv, read_user_tsv
 
-__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "expand", "known_names", "read_tsv", "read_user_tsv", "resolve"]
+__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "expand", "known_names", "plain", "read_tsv", "read_user_tsv", "resolve"]

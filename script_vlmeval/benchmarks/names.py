@@ -66,6 +66,11 @@ def resolve(name: str) -> Benchmark:
     return replace(base, name=f"{base.name}_{suffix}", frames=frames or None, fps=fps or None)
 
 
+def plain(benchmark: Benchmark) -> Benchmark:
+    """Without a number of frames: what is prepared, and what a name with a suffix is a way to show."""
+    return _BY_KEY.get(_key(benchmark.host), benchmark)
+
+
 def expand(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks of names and groups, in their order, each once; `video4_8frame` is all four with 8 frames. UserError for two
     tables of one name, which would share a folder."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..scoring import gold_letter, kind_of, options
 
+REFERENCE = 64  # VLMEvalKit's rule: an `image` cell of at most so many characters is the index of the row that has the picture
+
 
 def read_tsv(
     path: Path, required: Collection[str] = ("index", "question"), hint: str = "", skip: Collection[str] = ()

@@ -7,11 +7,10 @@ puts them together. Importing this loads no client library.
 from __future__ import annotations
 
 from .client import Judge, Reply, judge_of
-from .tasks import PROTOCOL, VIDEO_PROTOCOL, Task, VideoVerdict, parse_fraction, parse_pair, parse_video, video_qa
+from .tasks import PROTOCOL, Task, VideoVerdict, parse_fraction, parse_pair, parse_video, video_qa
 
 __all__ = [
     "PROTOCOL",
-    "VIDEO_PROTOCOL",
     "Judge",
     "Reply",
     "Task",

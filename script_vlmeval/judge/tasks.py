@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Said in a scorer's name, one per rule. The number grows when words or reader change, since figures then may.
-VIDEO_PROTOCOL = "Video-ChatGPT's protocol in our words, 1"
-PROTOCOL = {"videoqa": VIDEO_PROTOCOL, "mmvet": "one fraction, 1", "mlvuopen": "two scores, 1"}
+PROTOCOL = {
+    "videoqa": "Video-ChatGPT's protocol in our words, 1",
+    "mmvet": "MM-Vet's protocol in VLMEvalKit's words, 1",
+    "mlvuopen": "MLVU's protocol in VLMEvalKit's words, 1",
+}
 
 _PLAIN = {ord(curly): straight for curly, straight in zip("‘’“”", "''\"\"", strict=True)}
 _DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")

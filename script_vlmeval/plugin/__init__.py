@@ -7,7 +7,7 @@ The only package that imports vlmeval, and only when something is asked of it:
     datasets.py     a benchmark as our runner sees it: rows, messages, score
     hosted.py       the host's own image sets behind it; videos.py: video sets; pictures.py: the user's own tables
     scores.py       what a scorer says; judged.py: a judge's; host_scores.py: the host's; submissions.py: files to send in
-    workbook.py     workbooks of answers; folders.py: where data lies
+    workbook.py     workbooks of answers
 """
 
 from __future__ import annotations

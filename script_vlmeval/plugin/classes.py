@@ -18,8 +18,10 @@ from .. import prompts
 from ..benchmarks import read_tsv
 from ..cells import Config, Scalar
 from ..errors import UserError
+from ..scoring import RULES
 from .host import MARKER
-from .scores import score_exact, score_pairs
+from .scores import by_rule
+from .workbook import read_text
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -113,11 +115,6 @@ def embedded_table(name: str, folder: Path) -> Path:
     return write_benchmark(name, folder)
 
 
-def _load(name: str) -> pd.DataFrame:
-    # Text only: with pandas' defaults the answer "None" would be lost.
-    return pd.read_csv(embedded_table(name, Path(LMUDataRoot())), sep="\t", dtype=str, keep_default_na=False)
-
-
 class ShapesVQA(ImageVQADataset):  # type: ignore[misc]
     """Open questions about drawn scenes, scored by exact match (the host's own scorer needs ten references)."""
 
@@ -125,10 +122,10 @@ class ShapesVQA(ImageVQADataset):  # type: ignore[misc]
     DATASET_MD5: dict[str, str] = {}  # noqa: RUF012
 
     def load_data(self, dataset: str) -> pd.DataFrame:
-        return _load(dataset)
+        return read_text(embedded_table(dataset, Path(LMUDataRoot())))
 
     def evaluate(self, eval_file: str, **_: Any) -> pd.DataFrame:
-        return pd.DataFrame([score_exact(Path(eval_file)).metrics])
+        return pd.DataFrame([by_rule(RULES["exact"], Path(eval_file)).metrics])
 
 
 class ShapesYN(ImageYORNDataset):  # type: ignore[misc]
@@ -138,10 +135,10 @@ class ShapesYN(ImageYORNDataset):  # type: ignore[misc]
     DATASET_MD5: dict[str, str] = {}  # noqa: RUF012
 
     def load_data(self, dataset: str) -> pd.DataFrame:
-        return _load(dataset)
+        return read_text(embedded_table(dataset, Path(LMUDataRoot())))
 
     def evaluate(self, eval_file: str, **_: Any) -> pd.DataFrame:
-        return pd.DataFrame([score_pairs(Path(eval_file)).metrics])
+        return pd.DataFrame([by_rule(RULES["pairs"], Path(eval_file)).metrics])
 
     @classmethod
     def report_primary_metric(cls, metrics: dict[str, Any] | None) -> dict[str, Any]:

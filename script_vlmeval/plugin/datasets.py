@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import prompts, scoring
 from ..benchmarks import Benchmark, known_names, read_tsv, read_user_tsv
+from ..benchmarks.folders import DATA, data_folder, digest, named_folder, own_folder
 from ..errors import UserError, unknown
 from ..scoring import RULES
 from . import hosted, videos
-from .folders import DATA, data_folder, digest, named_folder, own_folder
 from .host import environment, host
 from .host_scores import score_host
 from .judged import JUDGED, score_judged
-from .pictures import OwnTable, check_pictures, items
+from .pictures import OwnTable, check_pictures
 from .scores import Score, by_rule
 from .submissions import SUBMISSIONS, write_submission
 from .workbook import Answers, read_answers, settle
@@ -86,9 +86,10 @@ class Dataset:
 
     def cluster(self, row: Row) -> str:
         """What tells a row's picture or video from others: rows of one picture are not independent."""
-        return scoring.image_of(self._with_picture(row))
+        return scoring.image_of(self.with_picture(row))
 
-    def _with_picture(self, row: Row) -> Row:
+    def with_picture(self, row: Row) -> Row:
+        """A row as scorers see it: `image` tells its picture from others where that stands in the cell."""
         return {**row, "image": self.pictures[row["index"]]} if row["index"] in self.pictures else row
 
     def stamp(self, row: Row) -> str:
@@ -102,6 +103,11 @@ class Dataset:
         """Whether a judge has anything to say."""
         return self.benchmark.rule in JUDGED or (self.scored and not self.benchmark.rule and hosted.needs_judge(self.evaluator))
 
+    def judged_by(self, judge: str) -> str:
+        """What the scorer of a score by a judge of that label would be called; '' where that is the host's to say."""
+        rule = self.benchmark.rule
+        return JUDGED[rule].scorer(judge) if rule in JUDGED else ""
+
     def score(self, workbook: Path, judge: Judge | None = None, quiet: bool = True) -> Score:
         """The score of a workbook (all columns but the picture, and `prediction`), with what other scorers say beside it; their
         files go beside the workbook. judge: where the benchmark is one that a judge scores.
@@ -110,7 +116,7 @@ class Dataset:
         earlier scoring stay as they are.
         """
         answers = read_answers(workbook)
-        rows = [self._with_picture(row) for row in answers.rows]
+        rows = [self.with_picture(row) for row in answers.rows]
         with tempfile.TemporaryDirectory(prefix="score-") as folder:
             beside = Path(folder, workbook.name)  # the host reuses the files of an earlier scoring: none is here
             scores = self._by_ours(rows, beside, judge if self.judgeable else None, quiet)
@@ -128,7 +134,7 @@ class Dataset:
         """By a judge, by a rule: the main one first."""
         rule = self.benchmark.rule
         found = [score_judged(JUDGED[rule], judge, beside, rows, quiet)] if judge and rule in JUDGED else []
-        return [*found, by_rule(RULES[rule], beside, rows)] if self.scored and rule in RULES and not RULES[rule].judged else found
+        return [*found, by_rule(RULES[rule], beside, rows)] if self.scored and rule in RULES else found
 
     def _with_hosts(self, scores: list[Score], answers: Answers, beside: Path, judge: Judge | None) -> list[Score]:
         """The host's scorer behind ours; with the judge where there is none of ours. Where it gives up beside ours, that is a
@@ -143,7 +149,7 @@ class Dataset:
             return [replace(scores[0], notes=(*scores[0].notes, str(error))), *scores[1:]]
 
     def _why_unscored(self) -> str:
-        if self.benchmark.judge:
+        if self.judgeable:
             return "needs a judge: name one with --judge"
         where = SUBMISSIONS[self.host].where if self.host in SUBMISSIONS else "its authors' server"
         return f"scored by {where}"
@@ -163,7 +169,7 @@ def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dat
         numbers = " or ".join(f"{n:,}" for n in published)
         dataset.notes += (f"{benchmark.name}: {whole:,} questions here, {numbers} as published.",)
     if limit is not None:
-        dataset.rows = _first(dataset.rows, limit, _group_of(benchmark))
+        dataset.rows = _first(dataset, limit, _group_of(benchmark))
         if len(dataset) < whole:
             dataset.notes += (f"{benchmark.name}: the first {len(dataset):,} of {whole:,} questions (--limit).",)
     if not dataset.rows:
@@ -176,22 +182,22 @@ def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dat
 # limits ------------------------------------------------------------------------------------------------------------------
 
 
-def _group_of(benchmark: Benchmark) -> Callable[[Row], str] | None:
-    """What the host scores together: the questions about a picture in MME, the rotations of a circular question in MMBench."""
-    name = benchmark.host if benchmark.kind != "tsv" else ""
-    if name in ("MME", "ShapesYN"):
-        return lambda row: f"{row.get('category')}/{row.get('image_path', row['index'])}"
-    if any(part in name.lower() for part in ("mmbench", "ccbench", "circular", "mmcr")):
-        return lambda row: row.get("g_index") or row["index"][-6:].lstrip("0")
-    return None
+def _group_of(benchmark: Benchmark) -> Callable[[Mapping[str, str]], str] | None:
+    """What tells the rows that are scored together: as the rule says. Without one the host scores, rotations of a question
+    together in its circular sets."""
+    if benchmark.rule:
+        return RULES[benchmark.rule].group if benchmark.rule in RULES else None
+    circular = any(part in benchmark.host.lower() for part in ("mmbench", "ccbench", "circular", "mmcr"))
+    return RULES["mmbench"].group if circular else None
 
 
-def _first(rows: list[Row], limit: int, group: Callable[[Row], str] | None) -> list[Row]:
+def _first(dataset: Dataset, limit: int, group: Callable[[Mapping[str, str]], str] | None) -> list[Row]:
     """The first rows, and the later ones that are scored together with them."""
     if group is None:
-        return rows[:limit]
-    chosen = {group(row) for row in rows[:limit]}
-    return [row for row in rows if group(row) in chosen]
+        return dataset.rows[:limit]
+    groups = [group(dataset.with_picture(row)) for row in dataset.rows]
+    chosen = set(groups[:limit])
+    return [row for row, name in zip(dataset.rows, groups, strict=True) if name in chosen]
 
 
 # the sources -------------------------------------------------------------------------------------------------------------
@@ -208,7 +214,7 @@ def _content(rows: list[Row]) -> str:
 
 def _size(row: Row) -> str:
     """The sizes of a row's media files; times differ between copies of one download."""
-    return " ".join(_extent(Path(item)) for key in _PATHS[:2] if row.get(key) for item in items(row[key]))
+    return " ".join(_extent(Path(item)) for key in _PATHS[:2] if row.get(key) for item in scoring.references(row[key]))
 
 
 def _extent(path: Path) -> str:
@@ -229,9 +235,7 @@ def _open_embedded(benchmark: Benchmark, work_dir: Path) -> Dataset:
     cls = next(c for c in EMBEDDED if c.__name__ == benchmark.name)
     with environment(**{DATA: str(folder)}):
         dataset = cls(benchmark.name)
-    asked = repr([{**row, "image_path": Path(row["image_path"]).name} for row in rows])
-    content = hashlib.sha256(asked.encode()).hexdigest()
-    return Dataset(benchmark, rows, content, _plain(hosted.messages_of(dataset, rows)))
+    return Dataset(benchmark, rows, _content(rows), _plain(hosted.messages_of(dataset, rows)))
 
 
 def _plain(message: Callable[[Mapping[str, str]], Message]) -> Callable[[Row, str], Message]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks import Benchmark
+from ..benchmarks.folders import DATA, digest
+from ..benchmarks.tables import REFERENCE
 from ..errors import UserError
-from .folders import DATA, digest
 from .host import environment, host, offline, said_by
 from .host_scores import EVALUATORS
 
 Row = Mapping[str, str]
 Message = list[dict[str, str]]
-_REFERENCE = 64  # an `image` cell of at most so many characters is the index of the row that holds the picture
 
 
 def video_names() -> set[str]:
@@ -134,7 +134,7 @@ def told_apart(cells: Iterable[tuple[str, str]]) -> dict[str, str]:
     that of the row it names. Rows without a picture in the cell are left out."""
     digests, references = dict[str, str](), dict[str, str]()
     for index, cell in cells:
-        if len(cell) > _REFERENCE:
+        if len(cell) > REFERENCE:
             digests[index] = hashlib.sha256(cell.encode()).hexdigest()[:24]
         elif cell:
             references[index] = cell

@@ -6,7 +6,7 @@ MM-Vet and the open half of MLVU are put to the judge in VLMEvalKit's words, vid
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,11 @@ class Judged:
     parse: Callable[[str], Any]
     score: Callable[[Sequence[Row], Sequence[Any]], scoring.Verdicts]
     primary: str
-    label: str
-    wrong: Any  # the reading of a row without an answer, about which nobody is asked
+    protocol: str
+
+    def scorer(self, judge: str) -> str:
+        """What to call a score by a judge of that label: it tells another judge, and other words or readings, apart."""
+        return f"script_vlmeval judge, {self.protocol}: {judge}"
 
 
 def _video_task(row: Row) -> Task:
@@ -66,20 +69,9 @@ def _mlvu_pair(text: str) -> tuple[float, float] | None:
 
 
 JUDGED = {  # by the rule's name
-    "videoqa": Judged(
-        _video_task,
-        judging.parse_video,
-        scoring.videoqa_judged,
-        "judge_acc",
-        f"judge, {judging.PROTOCOL['videoqa']}",
-        judging.VideoVerdict(False, 0.0),
-    ),
-    "mmvet": Judged(
-        _mmvet_task, judging.parse_fraction, scoring.mmvet, "Overall", "judge, MM-Vet's protocol in VLMEvalKit's words", 0.0
-    ),
-    "mlvuopen": Judged(
-        _mlvu_task, _mlvu_pair, scoring.mlvu_open, "G-Avg", "judge, MLVU's protocol in VLMEvalKit's words", (1.0, 1.0)
-    ),
+    "videoqa": Judged(_video_task, judging.parse_video, scoring.videoqa_judged, "judge_acc", judging.PROTOCOL["videoqa"]),
+    "mmvet": Judged(_mmvet_task, judging.parse_fraction, scoring.mmvet, "Overall", judging.PROTOCOL["mmvet"]),
+    "mlvuopen": Judged(_mlvu_task, _mlvu_pair, scoring.mlvu_open, "G-Avg", judging.PROTOCOL["mlvuopen"]),
 }
 
 
@@ -91,12 +83,13 @@ def score_judged(how: Judged, judge: Judge, workbook: Path, rows: Sequence[dict[
     if asked and all(reply.value is None for reply in replies):
         example = " ".join(replies[0].text.split())[:80]
         raise UserError(f"None of {len(replies):,} replies of {judge.label} could be read as a verdict, such as '{example}'.")
-    said, words = [how.wrong] * len(rows), [""] * len(rows)
+    said, words = list[Any]([None] * len(rows)), [""] * len(rows)
     for i, reply in zip(asked, replies, strict=True):
         said[i], words[i] = reply.value, reply.text
-    verdicts = replace(how.score(rows, said), read=words)
-    write_verdicts(workbook, rows, verdicts, "judged")
-    scorer = f"script_vlmeval {how.label}: {judge.label}"
+    verdicts = how.score(rows, said)
+    write_verdicts(workbook, rows, verdicts, "judged", {"reply": words})
     unread = sum(reply.value is None for reply in replies)
     notes = (f"{unread:,} of {len(replies):,} judge replies could not be read: they count as wrong.",) if unread else ()
-    return Score(verdicts.metrics, how.primary, scorer, per_sample_of(rows, verdicts), notes=notes, judge=judge.label)
+    return Score(
+        verdicts.metrics, how.primary, how.scorer(judge.label), per_sample_of(rows, verdicts), notes=notes, judge=judge.label
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import hashlib
@@ -14,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..scoring import kind_of, options
+from ..benchmarks.tables import REFERENCE
+from ..scoring import kind_of, options, references
 from .host import host
 
-_REFERENCE = 64  # an `image` cell of at most so many characters is the index of the row that holds the picture
 _CLASSES = {"mcq": "ImageMCQDataset", "yesno": "ImageYORNDataset", "open": "ImageVQADataset"}
 
 
@@ -74,7 +73,7 @@ class OwnTable:
     def stamp(self, row: Mapping[str, str]) -> str:
         """Size and time of the row's picture files; '' for base64, which the table itself holds."""
         cell = self.images.get(row["index"], "")
-        if cell and not (len(cell) <= _REFERENCE and cell in self.images):
+        if cell and not (len(cell) <= REFERENCE and cell in self.images):
             return ""
         found = []
         for path in map(Path, self._paths(row)):
@@ -84,11 +83,11 @@ class OwnTable:
 
     def _paths(self, row: Mapping[str, str]) -> list[str]:
         cell = self.images.get(row["index"], "")
-        if len(cell) <= _REFERENCE and cell in self.images:
+        if len(cell) <= REFERENCE and cell in self.images:
             cell = self.images[cell]
         if cell:
-            return [self._write(item) for item in items(cell)]
-        return [str(self.folder / item) for item in items(row.get("image_path", ""))]
+            return [self._write(item) for item in references(cell)]
+        return [str(self.folder / item) for item in references(row.get("image_path", ""))]
 
     def _write(self, text: str) -> str:
         try:
@@ -102,15 +101,3 @@ class OwnTable:
             partial.write_bytes(data)
             partial.replace(path)
         return str(path)
-
-
-def items(cell: str) -> list[str]:
-    """One path or picture, or several written as a Python list."""
-    if cell.startswith("["):
-        try:
-            items = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
-            return [cell]
-        if isinstance(items, list):
-            return [str(item) for item in items]
-    return [cell]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..scoring import RULES, Rule, Verdicts
+from ..scoring import Rule, Verdicts
 from .workbook import answered_rows, write_workbook
 
 _NAMED = 20  # rows that are named where two scorers differ
@@ -65,24 +65,21 @@ def by_rule(rule: Rule, workbook: Path, rows: Sequence[dict[str, str]] | None = 
     return Score(verdicts.metrics, rule.primary, label, per_sample_of(rows, verdicts))
 
 
-def write_verdicts(workbook: Path, rows: Sequence[dict[str, str]], verdicts: Verdicts, mark: str = "verdicts") -> None:
-    """What was read from each answer and what it is worth, in files beside the workbook, which has the other columns."""
+def write_verdicts(
+    workbook: Path,
+    rows: Sequence[dict[str, str]],
+    verdicts: Verdicts,
+    mark: str = "verdicts",
+    more: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """What was read from each answer and what it is worth, in files beside the workbook, which has the other columns. more:
+    further columns."""
     answer = next((column for column in ("answer", "answers") if rows and column in rows[0]), "")
     cells = {column: [row[column] for row in rows] for column in ("index", "prediction", answer) if column}
-    results = pd.DataFrame({**cells, "extracted": verdicts.read, "hit": verdicts.per_sample})
+    results = pd.DataFrame({**cells, "extracted": verdicts.read, "hit": verdicts.per_sample, **(more or {})})
     write_workbook(results, workbook.with_name(f"{workbook.stem}_{mark}.xlsx"))
     pd.DataFrame([verdicts.metrics]).to_csv(workbook.with_name(f"{workbook.stem}_{mark}.csv"), index=False)
 
 
 def per_sample_of(rows: Sequence[dict[str, str]], verdicts: Verdicts) -> dict[str, float]:
     return {row["index"]: worth for row, worth in zip(rows, verdicts.per_sample, strict=True)}
-
-
-def score_exact(workbook: Path) -> Score:
-    """Exact match over open, yes/no and multiple-choice rows."""
-    return by_rule(RULES["exact"], workbook)
-
-
-def score_pairs(workbook: Path) -> Score:
-    """MME's scores over pairs of yes/no questions."""
-    return by_rule(RULES["pairs"], workbook)

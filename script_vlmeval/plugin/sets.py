@@ -16,21 +16,16 @@ from vlmeval.dataset.video_base import VideoBaseDataset
 from vlmeval.smp import LMUDataRoot
 
 from .. import prompts, video
-from ..benchmarks import resolve
+from ..benchmarks import GROUPS, resolve
 from ..scoring import RULES
 from .scores import by_rule
 from .submissions import SUBMISSIONS, write_submission
 from .videos import SAMPLER, rows_of
-from .workbook import answered_rows
+from .workbook import answered_rows, read_text
 
 
 def _table(name: str) -> Path:
     return Path(LMUDataRoot()) / f"{name}.tsv"
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Text only: with pandas' defaults the answer "None" would be lost."""
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
 class _Prepared(ImageVQADataset):  # type: ignore[misc]
@@ -42,7 +37,7 @@ class _Prepared(ImageVQADataset):  # type: ignore[misc]
     def load_data(self, dataset: str) -> pd.DataFrame:
         if not _table(dataset).is_file():
             raise FileNotFoundError(f"{_table(dataset)}: make it with `run.py prepare {resolve(dataset).name} --source DIR`")
-        return _read(_table(dataset))
+        return read_text(_table(dataset))
 
 
 class VQAv2(_Prepared):
@@ -69,15 +64,14 @@ class OpenVideoQA(VideoBaseDataset):  # type: ignore[misc]
     """
 
     TYPE = "Video-VQA"
-    NAMES = ("TGIF-QA", "MSVD-QA", "MSRVTT-QA", "ActivityNet-QA")
 
     def __init__(self, dataset: str = "MSVD-QA", nframe: int | None = 8, fps: float | None = None, **_: Any) -> None:
         super().__init__(dataset=dataset, nframe=0 if fps and fps > 0 else nframe or 8, fps=fps if fps and fps > 0 else -1)
-        self.data = _read(Path(self.data_file))
+        self.data = read_text(Path(self.data_file))
 
     @classmethod
     def supported_datasets(cls) -> list[str]:
-        return list(cls.NAMES)
+        return list(GROUPS["videoqa4"])
 
     def prepare_dataset(self, dataset: str) -> dict[str, str]:
         """The host's question after the data: where it lies. UserError where `prepare` did not make it."""
@@ -88,8 +82,7 @@ class OpenVideoQA(VideoBaseDataset):  # type: ignore[misc]
     def build_prompt(self, line: Any, video_llm: bool) -> list[dict[str, str]]:
         """The question about a row's video: the video itself for a model that reads one, else its frames as JPEG files."""
         row = {str(k): str(v) for k, v in (self.data.iloc[line] if isinstance(line, int) else line).items()}
-        style = prompts.default_style(self.dataset_name)
-        parts = prompts.video_message(self.dataset_name, row, style, str(max(self.nframe, 0) or ""), SAMPLER)
+        parts = prompts.video_message(self.dataset_name, row, prompts.default_style(self.dataset_name))
         if video_llm:
             return [{"type": part["type"], "value": part["value"]} for part in parts]
         frames = [{"type": "image", "value": path} for path in self._frames(row)]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import prompts, video
-from ..benchmarks import Benchmark, read_tsv
+from ..benchmarks import Benchmark, plain, read_tsv
+from ..benchmarks.folders import data_folder
 from ..errors import UserError
-from .folders import data_folder
 from .host import host
 
 SAMPLER: video.Sampler = "middle"  # of equal segments
@@ -23,11 +23,8 @@ def table_of(benchmark: Benchmark) -> Path:
     """The table's path. UserError saying how to make it where it is not there."""
     path = data_folder() / f"{benchmark.host}.tsv"
     if not path.is_file():
-        raise UserError(
-            f"There is no {path.name} in {path.parent}: make it from the official download with "
-            f"`python run.py prepare {benchmark.name.partition('_')[0] if benchmark.frames or benchmark.fps else benchmark.name} "
-            f"--source DIR` (docs/benchmarks.md says what to download)."
-        )
+        made = f"`python run.py prepare {plain(benchmark).name} --source DIR` (docs/benchmarks.md says what to download)"
+        raise UserError(f"There is no {path.name} in {path.parent}: make it from the official download with {made}.")
     return path
 
 

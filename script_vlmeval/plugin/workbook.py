@@ -45,13 +45,15 @@ class Answers:
             shutil.copyfile(self.path, path)
 
 
+def read_text(path: Path) -> pd.DataFrame:
+    """A TSV, every cell as text: with pandas' defaults the answer "None" would be lost."""
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+
+
 def read_answers(path: Path) -> Answers:
     """A workbook's rows, or those of a TSV, as the host may write. UserError when it has no predictions."""
     try:
-        if path.suffix == ".xlsx":
-            frame = pd.read_excel(path, dtype=str, keep_default_na=False)
-        else:
-            frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        frame = pd.read_excel(path, dtype=str, keep_default_na=False) if path.suffix == ".xlsx" else read_text(path)
     except FileNotFoundError:
         raise UserError(f"There are no answers to score: {path} does not exist. Run with --mode infer first.") from None
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:

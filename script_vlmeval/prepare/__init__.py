@@ -4,7 +4,6 @@ recipe.py   what is known of one download: its files, and how rows come out of t
 folder.py   finding and reading these files, with errors that name what is missing
 endings.py, media.py   whether pictures and videos are whole
 table.py, engine.py    the table and its note, written in one step
-writing.py             what the data folder refuses
 The rest are the recipes, by kind of question.
 """
 

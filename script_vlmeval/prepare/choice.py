@@ -6,13 +6,13 @@ import base64
 import binascii
 from collections.abc import Iterator
 
+from ..benchmarks.tables import REFERENCE
 from ..errors import UserError
 from .folder import Folder
 from .pictures import name_of
 from .recipe import IMAGE, Recipe, Row
 
 _LETTERS = "ABCDE"
-_REFERENCE = 64  # VLMEvalKit's rule: a cell no longer than this names the row whose picture it is
 
 _OWN = frozenset({"index", "image", IMAGE})  # columns of the official table that the new one fills itself
 
@@ -52,8 +52,8 @@ def _mmbench(table: str, published: dict[str, int]) -> Recipe:
         cells = {row["index"]: row["image"] for row in read}
         folder.total = len(read)
         for row in read:
-            owner = row["image"].strip() if len(row["image"]) <= _REFERENCE else row["index"]
-            if len(cells.get(owner, "")) <= _REFERENCE:
+            owner = row["image"].strip() if len(row["image"]) <= REFERENCE else row["index"]
+            if len(cells.get(owner, "")) <= REFERENCE:
                 raise UserError(f"{path}: index '{row['index']}' has no picture, its cell reads {row['image'][:20]!r}.")
             if owner not in files:
                 content = _decoded(cells[owner], f"{path}, index '{owner}'")

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..scoring import references
 from .folder import Folder, pick
 from .recipe import VIDEO, Recipe, Row
-from .videos import Entry, Videos, as_text, cell, entries
+from .videos import Entry, Videos, as_text, cell
 
 
 # -- MVBench -------------------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def _check_unpacked(videos: Path, called: str) -> None:
 
 
 def _tasks(folder: Folder, files: list[Path]) -> Iterator[Row]:
-    found = [entries(folder, path) for path in files]
+    found = [folder.entries(path) for path in files]
     folder.total = sum(map(len, found))
     index = 0
     for task, path, questions in zip(_MVBENCH, files, found, strict=True):
@@ -106,7 +106,7 @@ def _answerable(folder: Folder, rows: Iterator[Row]) -> Iterator[Row]:
     odd, total = [], 0
     for row in rows:
         total += 1
-        if row["answer"] not in ast.literal_eval(row["candidates"]):
+        if row["answer"] not in references(row["candidates"]):
             odd.append(row["index"])
         yield row
     if odd:
@@ -147,7 +147,7 @@ def _mlvu(folder: Folder, tasks: Sequence[str]) -> Iterator[Row]:
     """Files and folders are called like the task, with its number before it. The folder MLVU itself may be given, too."""
     names = {task: f"{_MLVU.index(task) + 1}_{task}.json" for task in tasks}
     files = {task: folder.find(f"MLVU/json/{name}", f"json/{name}") for task, name in names.items()}
-    found = {task: entries(folder, path) for task, path in files.items()}
+    found = {task: folder.entries(path) for task, path in files.items()}
     folder.total = sum(map(len, found.values()))
     index = 0
     for task, path in files.items():
@@ -180,7 +180,7 @@ def _long_video_bench(folder: Folder) -> Iterator[Row]:
     path = folder.find("lvb_val.json")
     videos = _videos(folder.find("videos", "video"))
     subtitles = folder.maybe("subtitles", "subtitle")
-    found = entries(folder, path)
+    found = folder.entries(path)
     folder.total = len(found)
     keys = list(dict.fromkeys(key for entry in found for key in entry))
     for place, entry in enumerate(found):

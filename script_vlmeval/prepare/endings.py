@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from ..video import closed
+
 _TAIL = 4096  # some writers add bytes behind the end
 _JPEG, _PNG, _GIF, _EBML = b"\xff\xd8", b"\x89PNG", b"GIF8", b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"  # Matroska's body
@@ -21,8 +23,10 @@ def ends(path: Path) -> bool | None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = file.read(16)
-        if head.startswith((_JPEG, _PNG, _GIF)):
+        if head.startswith((_JPEG, _PNG)):
             return _marked(head, file, size)
+        if head.startswith(_GIF):
+            return closed(path)
         if head[:4] == b"RIFF":
             return _riff(head, file, size)
         if head[4:8] in _BOXES:
@@ -35,7 +39,7 @@ def _marked(head: bytes, file: BinaryIO, size: int) -> bool:
     tail = file.read()
     if head.startswith(_JPEG):
         return b"\xff\xd9" in tail
-    return b"IEND" in tail if head.startswith(_PNG) else tail.rstrip(b"\0").endswith(b";")
+    return b"IEND" in tail
 
 
 def _riff(head: bytes, file: BinaryIO, size: int) -> bool:

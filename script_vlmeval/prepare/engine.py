@@ -17,12 +17,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..benchmarks.folders import digest
 from ..errors import UserError, reason_of
-from ..store import read_json, write_json
+from ..store import disk, read_json, replacing, write_json
+from .folder import REFUSED
 from .media import damaged
 from .recipe import VIDEO, Folder, Prepared, Recipe, Row
-from .table import MADE_BY, Written, copy, describe, digest, origin, write
-from .writing import disk, replacing
+from .table import MADE_BY, Written, copy, describe, origin, write
 
 _NAMED = 3  # files named in an error
 _ADVICE = "Use --fresh to replace it, or another data folder to keep it."
@@ -66,23 +67,23 @@ def make(
     source, data, called = source.expanduser().absolute(), data.expanduser().absolute(), called or recipe.table
     job = _Job(recipe, source, data, quiet, fresh, allow_missing, called)
     _check_folders(job)
-    with disk(job.table):
+    with disk(job.table, REFUSED):
         noted = None if fresh else _already(job)
     folder = Folder(job.source, job.data / "images" / recipe.table, recipe.files, recipe.links, called)
     with _alone(job), _spool(job) as spool:
-        with disk(job.table):
+        with disk(job.table, REFUSED):
             written = write(spool, recipe, _rows(job, folder), called)
         all_rows = digest(spool)
         if noted and noted["sha256_of_all_rows"] != all_rows:
             raise UserError(f"{job.table} was made from {job.source}, which holds other rows now. {_ADVICE}")
         for suffix, text in folder.extras.items():
-            with replacing(job.data / f"{recipe.table}{suffix}") as beside:
+            with replacing(job.data / f"{recipe.table}{suffix}", REFUSED) as beside:
                 beside.write_text(text, encoding="utf-8")
         if noted and not noted["missing"] and all(map(os.path.exists, _media(written))):
             said = f"{job.table} is already there, made from the same files: nothing was changed."
             return Prepared(job.table, noted["rows"], recipe.expected, (), (said, *folder.notes))
         lost = _lost(job, written)
-        facts = _finish(job, folder, spool, written, lost, all_rows)
+        facts = _finish(job, spool, written, lost, all_rows)
     return Prepared(job.table, facts["rows"], recipe.expected, tuple(sorted(lost)), (*_said(job, facts), *folder.notes))
 
 
@@ -117,7 +118,7 @@ def _already(job: _Job) -> dict[str, Any] | None:
 @contextmanager
 def _alone(job: _Job) -> Iterator[None]:
     """Keeps a second run out, by a lock on the memory of checked media, which goes when nothing in it will be needed."""
-    with disk(job.memory), job.memory.open("ab") as file:
+    with disk(job.memory, REFUSED), job.memory.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -180,12 +181,12 @@ def _media(written: Written) -> Iterator[str]:
 
 def _lost(job: _Job, written: Written) -> dict[str, str]:
     """path -> what is wrong with it. The list goes to a file; UserError unless rows may be left out, or where none would stay."""
-    with disk(job.memory):
+    with disk(job.memory, REFUSED):
         lost = damaged(_media(written), job.recipe.media, job.memory, called=job.called, quiet=job.quiet)
     if not lost:
         job.list_of_missing.unlink(missing_ok=True)
         return lost
-    with replacing(job.list_of_missing) as temporary:
+    with replacing(job.list_of_missing, REFUSED) as temporary:
         temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in sorted(lost.items())), encoding="utf-8")
     kept = sum(lost.keys().isdisjoint(paths) for paths in written.media.values())
     if not job.allow_missing or not kept:
@@ -201,15 +202,15 @@ def _few(job: _Job, written: Written, lost: Mapping[str, str]) -> str:
 
 
 # -- after ---------------------------------------------------------------------------------------------------------------------
-def _finish(job: _Job, folder: Folder, spool: Path, written: Written, lost: dict[str, str], all_rows: str) -> dict[str, Any]:
+def _finish(job: _Job, spool: Path, written: Written, lost: dict[str, str], all_rows: str) -> dict[str, Any]:
     """Puts everything under its final name, the table last: one without its note would pass for the user's own."""
-    with replacing(job.table) as temporary:
+    with replacing(job.table, REFUSED) as temporary:
         if lost:
             copy(spool, temporary, lambda index: lost.keys().isdisjoint(written.media[index]))
         else:
             os.replace(spool, temporary)
         facts = describe(job.recipe, job.source, written, all_rows=all_rows, table=digest(temporary), lost=lost)
-        write_json(job.table.with_suffix(".json"), facts)
+        write_json(job.table.with_suffix(".json"), facts, REFUSED)
     return facts
 
 

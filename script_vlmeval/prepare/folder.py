@@ -11,9 +11,10 @@ from typing import Any
 
 from ..benchmarks import read_tsv
 from ..errors import UserError, reason_of
-from .writing import disk
+from ..store import disk
 
 _ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tar\.[a-z0-9]+|tgz|zip\.\w+|z\d\d|tar\.part\w*)$", re.IGNORECASE)
+REFUSED = "change its permissions, or set LMUData to another data folder"  # what helps where a data folder refuses
 _SHOWN = 3  # files, and archives, named in an error
 
 
@@ -109,6 +110,16 @@ class Folder:
         except RecursionError:
             raise UserError(f"{path} is not the official JSON: it is nested too deep. Download it again.") from None
 
+    def entries(self, path: Path, key: str = "", hook: Callable[[dict[str, Any]], Any] | None = None) -> list[dict[str, Any]]:
+        """The list of objects in a JSON file, under a key where one is given; `hook` as of `json`. UserError for anything else,
+        or an empty list."""
+        found = self.json(path, hook)
+        found = found.get(key) if key and isinstance(found, dict) else found
+        if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
+            where = f" under '{key}'" if key else ""
+            raise UserError(f"{path} is not the official file: a list of questions, one JSON object each, was expected{where}.")
+        return found
+
     def lines(self, path: Path) -> Iterator[dict[str, Any]]:
         """The objects of a file with one JSON object a line; empty lines are skipped."""
         for number, line in enumerate(self.text(path).split("\n"), 1):
@@ -167,7 +178,7 @@ class Folder:
         if not name or "/" in name or name.startswith("."):
             raise UserError(f"{self.root}: '{name[:60]}' cannot be the name of a picture.")
         path = self.pictures / name
-        with disk(path):
+        with disk(path, REFUSED):
             if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
                 return path
             self.pictures.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ What was found whole is remembered in an append-only file as path, size and time
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,27 +14,13 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from ..errors import UserError, reason_of
+from .. import video
+from ..errors import reason_of
 from .endings import ends
 from .recipe import VIDEO
 
 _THREADS = 8
 _BATCH = 64  # files between two writes of the memory
-_PICTURES = frozenset({".jpg", ".jpeg", ".png"})
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg"  # never a playlist, which names other files
-
-
-def paths_of(cell: str) -> list[str]:
-    """The paths in a cell: one, or a Python list of several. UserError for a list that cannot be read."""
-    if not cell.startswith("["):
-        return [cell]
-    try:
-        paths = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        paths = None
-    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
-        raise UserError(f"A cell that should hold paths reads {cell[:80]!r}.")
-    return paths
 
 
 def damaged(paths: Iterable[str], kind: str, memory: Path, *, called: str, quiet: bool = False) -> dict[str, str]:
@@ -83,22 +68,19 @@ def wrong_video(path: Path) -> str:
     try:
         if ends(path) is False:
             return "damaged: cut off"
-        with av.open(str(path), options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"}) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                return "damaged: no video in it"
+        with video.opened(path) as (container, stream):
             return "" if next(container.decode(stream), None) is not None else "damaged: no frame in it"
     except FileNotFoundError:
         return "missing"
     except (av.FFmpegError, OSError, ValueError) as error:
-        return f"damaged: {getattr(error, 'strerror', None) or reason_of(error)}"
+        return f"damaged: {getattr(error, 'strerror', None) or reason_of(error).removeprefix(f'cannot read video {path}: ')}"
 
 
 def _wrong_frames(folder: Path) -> str:
-    frames = [path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.name[0] != "."]
+    frames = video.pictures_in(folder)
     if not frames:
         return "missing: no jpg or png in the folder"
-    return next((f"{path.name} {reason}" for path in sorted(frames) if (reason := wrong_picture(path))), "")
+    return next((f"{path.name} {reason}" for path in frames if (reason := wrong_picture(path))), "")
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,6 @@ from ..errors import UserError
 from .folder import Folder, pick
 from .pictures import name_of
 from .recipe import IMAGE, Recipe, Row
-from .vqa import entries
 
 
 def _listed(answers: Any) -> str:
@@ -31,7 +30,7 @@ def _docvqa(folder: Folder) -> Iterator[Row]:
         return
     asked = folder.find(*names)
     pictures = folder.find("documents", "spdocvqa_images", "val/documents", "images")
-    questions = entries(folder, asked, "data")
+    questions = folder.entries(asked, "data")
     folder.total = len(questions)
     for entry in questions:
         yield _docvqa_row(entry, pick(pictures / Path(entry["image"]).name, pictures.parent / entry["image"]))
@@ -57,7 +56,7 @@ def _ocrbench(folder: Folder) -> Iterator[Row]:
         return
     asked = folder.find(*names)
     pictures = folder.find("OCRBench_Images", "OCRBench/OCRBench_Images", "images", "Images")
-    questions = entries(folder, asked)
+    questions = folder.entries(asked)
     folder.total = len(questions)
     for index, entry in enumerate(questions):
         picture = pick(pictures / entry["image_path"], pictures.parent / entry["image_path"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .. import __version__
+from ..benchmarks.folders import digest
 from ..errors import UserError
+from ..scoring import references
 from ..store import read_json
-from .media import paths_of
 from .recipe import Recipe, Row
 
 MADE_BY = "script_vlmeval"
@@ -45,7 +45,7 @@ def write(path: Path, recipe: Recipe, rows: Iterable[Row], called: str) -> Writt
             if index in done.media:
                 twice.append(index)
             empty += [f"{name} of index '{index}'" for name in filled if not row[name].strip()]
-            done.media[index] = paths_of(row[recipe.media])
+            done.media[index] = references(row[recipe.media])
             done.splits |= {row["split"]} if row.get("split") else set()
             _put(file, [row[name].replace("\0", "") for name in done.header])
     _refuse(called, twice, "index '{0}' occurs more than once ({n} such)")
@@ -81,15 +81,6 @@ def copy(source: Path, target: Path, keep: Callable[[str], bool]) -> None:
         for cells in lines:
             if keep(cells[place]):
                 _put(new, cells)
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 # -- the file beside it --------------------------------------------------------------------------------------------------------

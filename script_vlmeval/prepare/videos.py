@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,6 @@ Entry = Mapping[str, Any]
 
 
 # -- what annotations hold -----------------------------------------------------------------------------------------------------
-def entries(folder: Folder, path: Path) -> list[Entry]:
-    """The objects of a JSON list. UserError when it is something else, or empty."""
-    found = folder.json(path)
-    if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
-        raise UserError(f"{path} is not the official file: a list of questions, one JSON object each, was expected.")
-    return found
-
-
 def cell(entry: Entry, key: str, path: Path, place: int) -> str:
     """What stands under a key, as the text of a cell. UserError where there is nothing; `place` counts from 0."""
     if entry.get(key) is None:
@@ -151,7 +143,7 @@ def _check_name(home: Path, table: str, called: str) -> None:
 # -- the two forms of questions ------------------------------------------------------------------------------------------------
 def _numbered(folder: Folder, path: Path, name_of: Callable[[str], str], videos: Videos, suffix: str) -> Iterator[Row]:
     """test_qa.json: a list of {id, video_id: int, question, answer}."""
-    found = entries(folder, path)
+    found = folder.entries(path)
     ids = indices([as_text(entry.get("id")) for entry in found], "id", path)
     folder.total = len(found)
     for place, (index, entry) in enumerate(zip(ids, found, strict=True)):
@@ -167,7 +159,7 @@ def _paired(folder: Folder, table: str, split: str, *expected: str) -> Iterator[
     if not answered.exists():
         folder.find(str(answered.relative_to(folder.root)))
     videos = _videos(folder, asked, *expected)
-    questions, answers = entries(folder, asked), _by_id(entries(folder, answered), answered)
+    questions, answers = folder.entries(asked), _by_id(folder.entries(answered), answered)
     ids = list(_by_id(questions, asked))
     _match(ids, answers, asked, answered)
     folder.total = len(questions)
@@ -179,7 +171,7 @@ def _paired(folder: Folder, table: str, split: str, *expected: str) -> Iterator[
         yield row | (dict(type=type_of(table, as_text(answer.get("type")))) if typed else {})
 
 
-def _by_id(found: list[Entry], path: Path) -> dict[str, Entry]:
+def _by_id(found: Sequence[Entry], path: Path) -> dict[str, Entry]:
     """UserError where a question_id is missing or occurs twice."""
     ids = [cell(entry, "question_id", path, place) for place, entry in enumerate(found)]
     _check_unique(ids, "question_id", path)
@@ -224,7 +216,7 @@ def _msvd(folder: Folder) -> Iterator[Row]:
         mapping = folder.find("youtube_mapping.txt")
     videos = _videos(folder, path, "YouTubeClips/*.avi", "video/*.avi")
     names = _mapping(folder, mapping)
-    unknown = sorted({as_text(entry.get("video_id")) for entry in entries(folder, path)} - names.keys())
+    unknown = sorted({as_text(entry.get("video_id")) for entry in folder.entries(path)} - names.keys())
     if unknown:
         raise UserError(f"{mapping} does not name {len(unknown)} of the videos of {path.name}, such as vid{unknown[0]}.")
     yield from _numbered(folder, path, names.__getitem__, videos, ".avi")

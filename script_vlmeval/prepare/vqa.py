@@ -19,16 +19,6 @@ _TEN = 10  # people who answered each question
 _OCR = "TextVQA_Rosetta_OCR_v0.2_val.json"
 
 
-def entries(folder: Folder, path: Path, key: str = "") -> list[dict[str, Any]]:
-    """The list of objects in a JSON file, under a key where one is given. UserError for anything else, or an empty list."""
-    found = folder.json(path, _references)
-    found = found.get(key) if key and isinstance(found, dict) else found
-    if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
-        where = f" under '{key}'" if key else ""
-        raise UserError(f"{path} is not the official file: a list of objects was expected{where}.")
-    return found
-
-
 def _references(value: dict[str, Any]) -> Any:
     """Takes the place of {answer, answer_confidence, ...} by the answer: two million of them are too many to hold."""
     answer = value["answer"] if value.keys() >= {"answer", "answer_confidence"} else value
@@ -63,8 +53,8 @@ def _vqav2_val(folder: Folder) -> Iterator[Row]:
     asked = folder.find(*_annotation("v2_OpenEnded_mscoco_val2014_questions.json"))
     answered = folder.find(*_annotation("v2_mscoco_val2014_annotations.json"))
     pictures = folder.find("val2014", "images/val2014")
-    questions = entries(folder, asked, "questions")
-    answers = {entry["question_id"]: entry for entry in entries(folder, answered, "annotations")}
+    questions = folder.entries(asked, "questions")
+    answers = {entry["question_id"]: entry for entry in folder.entries(answered, "annotations", _references)}
     lone = [entry["question_id"] for entry in questions if entry["question_id"] not in answers]
     if lone:
         raise UserError(f"{answered} has no answers to {len(lone)} of {len(questions)} questions in {asked}, such as {lone[0]}.")
@@ -81,14 +71,14 @@ def _vqav2_testdev(folder: Folder) -> Iterator[Row]:
     asked = folder.find(*_annotation("v2_OpenEnded_mscoco_test-dev2015_questions.json"))
     every = folder.maybe(*_annotation("v2_OpenEnded_mscoco_test2015_questions.json"))
     pictures = folder.find("test2015", "images/test2015")
-    questions = entries(folder, asked, "questions")
+    questions = folder.entries(asked, "questions")
     folder.total = len(questions)
     for entry in questions:
         yield _vqav2_row(entry, pictures, "test2015")
     if every is None:
         folder.note("v2_OpenEnded_mscoco_test2015_questions.json is not there: the server takes answers to all of its questions.")
     else:
-        ids = [str(entry["question_id"]) for entry in entries(folder, every, "questions")]
+        ids = [str(entry["question_id"]) for entry in folder.entries(every, "questions")]
         folder.extras[".all.txt"] = "".join(f"{index}\n" for index in ids)
 
 
@@ -137,7 +127,7 @@ def _vizwiz_files(folder: Folder, split: str) -> tuple[Path, Path, list[dict[str
     """The file of questions, the folder of pictures, and the questions."""
     asked = folder.find(f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json")
     pictures = folder.find(split, f"images/{split}")
-    questions = entries(folder, asked)
+    questions = folder.entries(asked, hook=_references)
     folder.total = len(questions)
     return asked, pictures, questions
 
@@ -147,8 +137,8 @@ def _textvqa(folder: Folder) -> Iterator[Row]:
     asked = folder.find("TextVQA_0.5.1_val.json")
     pictures = folder.find("train_images", "train_val_images/train_images")
     spotted = folder.maybe(_OCR)
-    questions = entries(folder, asked, "data")
-    tokens = {entry["image_id"]: entry["ocr_tokens"] for entry in entries(folder, spotted, "data")} if spotted else None
+    questions = folder.entries(asked, "data")
+    tokens = {entry["image_id"]: entry["ocr_tokens"] for entry in folder.entries(spotted, "data")} if spotted else None
     if tokens is None:
         folder.note(f"{_OCR} is not there: the table has no column ocr_tokens, which published LLaVA-1.5 figures rest on.")
     cells = ten(asked, {str(entry["question_id"]): entry["answers"] for entry in questions})

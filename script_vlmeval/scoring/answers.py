@@ -6,9 +6,9 @@ import ast
 import re
 from functools import lru_cache
 
-_ARTICLES = {"a", "an", "the"}
+ARTICLES = {"a", "an", "the"}
 # "none" counts as a number because the VQA metric reads "how many?" - "none" as 0.
-_NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
+NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
 
 
 def normalise(text: str) -> str:
@@ -16,11 +16,11 @@ def normalise(text: str) -> str:
     plain = text.strip().lower()
     spaced = re.sub(r"(?<=\d),(?=\d{3})|['’]|\.(?!\d)", "", plain)
     spaced = re.sub(r"(?<=[^\s(])-|-(?!\d)|[^\w\s.-]|_", " ", spaced)
-    words = [_NUMBERS.get(word, word) for word in spaced.split() if word not in _ARTICLES]
+    words = [NUMBERS.get(word, word) for word in spaced.split() if word not in ARTICLES]
     return " ".join(words) or plain
 
 
-@lru_cache(maxsize=256)  # a row's cell is asked for several times
+@lru_cache(maxsize=16)  # a row's cell is asked for several times in a row
 def texts(cell: str) -> tuple[str, ...]:
     """The texts of a Python list written as text; none for any other cell."""
     if not cell.strip().startswith("["):

@@ -1,13 +1,15 @@
-"""Multiple choice: a row's options, the one that is right, and ScienceQA's reading of a prediction."""
+"""Multiple choice: a row's options, the one that is right, ScienceQA's reading of a prediction, and a whole table."""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from ..errors import UserError
 from .answers import texts
-from .verdicts import Row
+from .letters import option_letter
+from .verdicts import Row, Verdicts, accuracy, name_of, prediction_of, require
 
 
 def options(row: Row) -> dict[str, str]:
@@ -64,3 +66,24 @@ def is_right(row: Row, letter: str) -> bool:
     """Whether a letter names the right option, or another one with the same text."""
     gold, choices = gold_letter(row), options(row)
     return bool(letter and gold) and choices.get(letter) == choices[gold]
+
+
+def chosen(
+    rows: Sequence[Row],
+    columns: Mapping[str, str] | None = None,
+    read: Callable[[str, Mapping[str, str]], str] = option_letter,
+) -> Verdicts:
+    """Accuracy in percent with its breakdowns. `rows without a right option`: a count, where the table has such rows; wrong.
+
+    UserError when it has no others: then it holds no answers, or no options.
+    """
+    require(rows)
+    said = [read(prediction_of(row), options(row)) for row in rows]
+    found = accuracy(rows, said, [float(is_right(row, letter)) for row, letter in zip(rows, said, strict=True)], columns)
+    lost = [row for row in rows if not gold_letter(row)]
+    if len(lost) == len(rows):
+        row = rows[0]
+        raise UserError(f"No row says which of its options is right; {name_of(row)} has the answer '{row.get('answer', '')}'.")
+    if lost:
+        found.metrics["rows without a right option"] = float(len(lost))
+    return found

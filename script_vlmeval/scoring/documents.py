@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from .answers import references
-from .verdicts import Row, Verdicts, accuracy, grouped, mean, prediction_of, require
+from .answers import references, texts
+from .verdicts import Row, Verdicts, accuracy, grouped, mean, prediction_of, require, with_categories
 
 THRESHOLD = 0.5  # an answer less similar than this is worth nothing
 _FORMULAS = "Handwritten Mathematical Expression Recognition"  # the category of OCRBench that is read literally
 
 
 def anls(rows: Sequence[Row]) -> Verdicts:
-    """Average normalised Levenshtein similarity in percent: `Overall`, `stderr`, `category/x`, `question_type/x`."""
+    """Average normalised Levenshtein similarity in percent: `Overall`, `stderr`, `category/x`, and `question_type/x`, a question
+    counting in each type that its list `question_types` names."""
     require(rows)
     said = [row.get("prediction", "") for row in rows]
     scores = [similarity(text, references(row.get("answer", ""))) for text, row in zip(said, rows, strict=True)]
-    columns = {"category": "category", "question_type": "question_type"}
-    return accuracy(rows, [_plain(text) for text in said], scores, columns)
+    found = accuracy(rows, [_plain(text) for text in said], scores, {"category": "category"})
+    typed = [(kind, score) for row, score in zip(rows, scores, strict=True) for kind in set(texts(row.get("question_types", "")))]
+    types = grouped([kind for kind, _ in typed], [score for _, score in typed])
+    return replace(found, metrics=found.metrics | {f"question_type/{kind}": 100 * mean(of) for kind, of in types.items()})
 
 
 def similarity(prediction: str, accepted: Sequence[str]) -> float:
@@ -64,10 +68,7 @@ def ocrbench(rows: Sequence[Row]) -> Verdicts:
         said, *accepted = (_ocr_text(text, formula) for text in (prediction_of(row), *references(row["answer"])))
         scores.append(float(said != "" and any(answer in said for answer in accepted)))
     found = accuracy(rows, [row.get("prediction", "") for row in rows], scores)
-    for category, values in grouped([row.get("category", "") for row in rows], scores).items():
-        if category:
-            found.metrics.setdefault(category, 100 * mean(values))
-    return found
+    return replace(found, metrics=with_categories(found.metrics, rows, scores))
 
 
 def _ocr_text(text: str, formula: bool) -> str:

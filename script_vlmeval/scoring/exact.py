@@ -1,4 +1,4 @@
-"""Exact match over tables of any mixture of questions: multiple choice, yes/no and open, told apart row by row."""
+"""Exact match: over tables of any mixture of questions (multiple choice, yes/no, open, told apart row by row), and GQA's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from .answers import normalise, open_score
 from .choice import gold_letter, options
-from .named import option_letter
-from .verdicts import Row, Verdicts, error_of, grouped, mean, require
+from .letters import option_letter
+from .verdicts import Row, Verdicts, accuracy, error_of, grouped, mean, prediction_of, require, with_categories
 from .yesno import yes_no
 
-KINDS = ("open", "yesno", "mcq")
+_GQA = {"category": "category", "type": "type", "structural": "structural", "semantic": "semantic"}
 
 
 def kind_of(row: Row) -> str:
@@ -45,7 +45,17 @@ def exact_scores(rows: Sequence[Row]) -> Verdicts:
     kinds = grouped((kind_of(row) for row in rows), scores)
     if len(kinds) > 1:
         metrics |= {f"kind/{kind}": 100 * mean(values) for kind, values in kinds.items()}
-    for category, values in grouped((row.get("category", "") for row in rows), scores).items():
-        if category:
-            metrics.setdefault(category, 100 * mean(values))
-    return Verdicts([said for said, _ in pairs], scores, metrics)
+    return Verdicts([said for said, _ in pairs], scores, with_categories(metrics, rows, scores))
+
+
+def _gqa_text(text: str) -> str:
+    """Lower case without periods at the end: what LLaVA's evaluation hands to GQA's own comparison."""
+    return text.strip().rstrip(".").lower()
+
+
+def gqa(rows: Sequence[Row]) -> Verdicts:
+    """Accuracy in percent: `Overall`, `stderr`, and a breakdown by each of GQA's columns that is there."""
+    require(rows)
+    said = [_gqa_text(prediction_of(row)) for row in rows]
+    scores = [float(text != "" and text == row.get("answer", "").strip().lower()) for text, row in zip(said, rows, strict=True)]
+    return accuracy(rows, said, scores, _GQA)

@@ -7,7 +7,6 @@ number of points, and in `judge_unparsable`. An empty prediction is wrong whatev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from .tasks import by_task, task_error, task_mean
@@ -27,27 +26,18 @@ class Reply(Protocol):
     def score(self) -> float: ...
 
 
-@dataclass(frozen=True)
-class VideoReply:
-    """What a judge says of an open answer about a video: whether it is right, and 0..5 points."""
-
-    yes: bool
-    score: float
-
-
 def videoqa_judged(rows: Sequence[Row], replies: Sequence[Reply | None]) -> Verdicts:
     """`judge_acc` (percent said to be right, of all rows), `stderr`, `judge_score` (mean of 0..5), `judge_unparsable` (a count),
     `type/x` (of `judge_acc`)."""
     require(rows)
-    kept: list[Reply | None] = [
-        reply if prediction_of(row) else VideoReply(False, 0.0) for row, reply in zip(rows, replies, strict=True)
-    ]
-    scores = [float(reply is not None and reply.yes) for reply in kept]
+    told = [None if reply is None else (reply.yes, reply.score) for reply in replies]
+    kept = [said if prediction_of(row) else (False, 0.0) for row, said in zip(rows, told, strict=True)]
+    scores = [float(said is not None and said[0]) for said in kept]
     metrics = {"judge_acc": 100 * mean(scores), **error_of(scores, rows)}
-    metrics["judge_score"] = mean([0.0 if reply is None else reply.score for reply in kept])
+    metrics["judge_score"] = mean([said[1] if said else 0.0 for said in kept])
     metrics["judge_unparsable"] = float(kept.count(None))
     metrics |= breakdown(rows, scores, {"type": "type"})
-    return Verdicts(["" if reply is None else "yes" if reply.yes else "no" for reply in kept], scores, metrics)
+    return Verdicts(["" if said is None else "yes" if said[0] else "no" for said in kept], scores, metrics)
 
 
 def mmvet(rows: Sequence[Row], scores: Sequence[float | None]) -> Verdicts:

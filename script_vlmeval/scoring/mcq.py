@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .choice import scienceqa_letter
-from .chosen import chosen
+from .choice import chosen, scienceqa_letter
 from .verdicts import Row, Verdicts, breakdown, error_of, grouped, mean
 
 _ROTATION = 1_000_000  # what a rotation of MMBench adds to the index
@@ -28,12 +27,12 @@ def mmbench(rows: Sequence[Row]) -> Verdicts:
     scores = single.per_sample
     groups: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
-        groups[_question(row)].append(i)
+        groups[question_of(row)].append(i)
     firsts = [_first(question, members, rows) for question, members in groups.items()]
     circular = [min(scores[i] for i in members) for members in groups.values()]
     heads = [rows[i] for i in firsts]
     metrics = {"Overall": 100 * mean(circular), **error_of(circular, heads)}
-    plain = [scores[i] for i in firsts if _index(rows[i]) == _question(rows[i])]
+    plain = [scores[i] for i in firsts if _index(rows[i]) == question_of(rows[i])]
     if plain:
         metrics["plain"] = 100 * mean(plain)
     metrics |= breakdown(heads, circular, _COLUMNS)
@@ -49,7 +48,8 @@ def _index(row: Row) -> str:
     return str(int(index)) if index.isdecimal() else index
 
 
-def _question(row: Row) -> str:
+def question_of(row: Row) -> str:
+    """What the rotations of one question share."""
     group = row.get("g_index", "").strip()
     if group:
         return _index({"index": group})

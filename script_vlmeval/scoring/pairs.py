@@ -14,7 +14,7 @@ MME_PERCEPTION = frozenset("OCR artwork celebrity color count existence landmark
 MME_REASONING = frozenset("code_reasoning commonsense_reasoning numerical_calculation text_translation".split())
 
 
-def mme_official(rows: Sequence[Row]) -> Verdicts:
+def mme(rows: Sequence[Row]) -> Verdicts:
     """MME in points: per category 100 (accuracy + share of pictures with both right), 0..200; `total` is their sum.
 
     Read as MME's own tool reads (`mme_reading`). `perception` sums ten categories (at most 2000), `cognition` four (800); `acc`
@@ -27,7 +27,7 @@ def mme_official(rows: Sequence[Row]) -> Verdicts:
     return Verdicts(said, scores, _points(rows, scores, "cognition"))
 
 
-def mme(rows: Sequence[Row]) -> Verdicts:
+def pairs(rows: Sequence[Row]) -> Verdicts:
     """The same sums with answers read by words (`yes_no`), for pairs of yes/no questions that are not MME's.
 
     MME's own categories, where they occur, also give `perception` and `reasoning`. UserError when a picture has other than two
@@ -40,34 +40,39 @@ def mme(rows: Sequence[Row]) -> Verdicts:
 
 
 def _points(rows: Sequence[Row], scores: Sequence[float], reasoning: str) -> dict[str, float]:
-    pairs = _pairs(rows, scores)
-    odd = [image for (_, image), values in pairs.items() if len(values) != 2]
+    both = _by_picture(rows, scores)
+    odd = [image for (_, image), values in both.items() if len(values) != 2]
     if odd:
         raise UserError(f"MME scoring needs two questions for each picture; {len(odd)} have another number, such as '{odd[0]}'.")
     worth: dict[str, list[float]] = defaultdict(list)
-    for (category, _), values in pairs.items():
+    for (category, _), values in both.items():
         worth[category].append(100 * (mean(values) + math.prod(values)))
     by_category = {category: mean(values) for category, values in sorted(worth.items())}
     metrics = {"total": sum(by_category.values()), **finite(mme_error(rows, scores))}
     for name, members in (("perception", MME_PERCEPTION), (reasoning, MME_REASONING)):
         if members & by_category.keys():
             metrics[name] = sum(value for category, value in by_category.items() if category in members)
-    metrics |= {"acc": 100 * mean(scores), "acc+": 100 * mean([math.prod(values) for values in pairs.values()])}
+    metrics |= {"acc": 100 * mean(scores), "acc+": 100 * mean([math.prod(values) for values in both.values()])}
     return metrics | {category or "uncategorised": value for category, value in by_category.items()}
 
 
-def _pairs(rows: Sequence[Row], scores: Sequence[float]) -> dict[tuple[str, str], list[float]]:
+def picture_of(row: Row) -> str:
+    """What the two questions of a pair share."""
+    return f"{row.get('category', '')}/{image_of(row)}"
+
+
+def _by_picture(rows: Sequence[Row], scores: Sequence[float]) -> dict[tuple[str, str], list[float]]:
     """Scores by category and picture."""
-    pairs: dict[tuple[str, str], list[float]] = defaultdict(list)
+    both: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row, score in zip(rows, scores, strict=True):
-        pairs[row.get("category", ""), image_of(row)].append(score)
-    return pairs
+        both[row.get("category", ""), image_of(row)].append(score)
+    return both
 
 
 def mme_error(rows: Sequence[Row], scores: Sequence[float]) -> float:
     """Standard error of MME's total, pictures being independent: a picture is worth 100 (mean of its two + product) in its
     category, and the total is the sum of the categories' means. NaN where a category has one picture."""
     worth: dict[str, list[float]] = defaultdict(list)
-    for (category, _), values in _pairs(rows, scores).items():
+    for (category, _), values in _by_picture(rows, scores).items():
         worth[category].append(100 * (mean(values) + math.prod(values)))
     return math.sqrt(sum(standard_error(values) ** 2 for values in worth.values()))

@@ -66,6 +66,12 @@ def breakdown(rows: Sequence[Row], scores: Sequence[float], columns: Mapping[str
     }
 
 
+def with_categories(metrics: Mapping[str, float], rows: Sequence[Row], scores: Sequence[float]) -> dict[str, float]:
+    """Metrics, and behind them the mean in percent of each `category` under its bare name, where no metric has it."""
+    by_name = grouped((row.get("category", "") for row in rows), scores)
+    return {**metrics, **{name: 100 * mean(values) for name, values in by_name.items() if name and name not in metrics}}
+
+
 def accuracy(
     rows: Sequence[Row],
     read: Sequence[str],

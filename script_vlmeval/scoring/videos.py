@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .answers import normalise, references
-from .chosen import chosen
+from .choice import chosen
 from .tasks import task_error, task_mean
 from .verdicts import Row, Verdicts, accuracy, finite, mean, prediction_of, require
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from ..errors import UserError
-from .answers import leave_one_out, references
+from .answers import ARTICLES, NUMBERS, leave_one_out, references
 from .verdicts import Row, Verdicts, accuracy, name_of, prediction_of, require
 
 ANNOTATORS = 10
@@ -26,8 +26,6 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS = 32
-_ARTICLES = {"a", "an", "the"}
-_NUMBERS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
 # Every spelling that lacks one of the apostrophes stands for the word.
 _APOSTROPHES = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd
@@ -85,8 +83,8 @@ def _unmarked(text: str) -> str:
 
 
 def _words(text: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    numbers = [_NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(contractions.get(word, word) for word in numbers if word not in _ARTICLES)
+    numbers = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(contractions.get(word, word) for word in numbers if word not in ARTICLES)
 
 
 def vqa_score(prediction: str, accepted: Sequence[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # What FFmpeg may take a file for. Without the list it also plays plain text, and playlists, which name other files and hosts.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg"
+_TAIL = 4096  # bytes of a GIF in which its end is looked for: some writers fill up with zeros
 _EARLY = 0.05  # of the duration: beyond it, and beyond two frames, a file that stops before its stated end was cut off
 
 
@@ -48,6 +50,13 @@ def promised_seconds(stream: Any) -> float:
         return float(stream.duration * stream.time_base)
     stated = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # Matroska's tag
     return sum(float(part) * scale for part, scale in zip(stated.groups(), (3600, 60, 1), strict=True)) if stated else 0.0
+
+
+def closed(path: Path) -> bool:
+    """Whether a GIF has its last byte: it states neither length nor duration, and its decoder accepts half a picture."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _TAIL), os.SEEK_END)
+        return file.read().rstrip(b"\0").endswith(b";")
 
 
 def damaged(path: Path) -> ValueError:

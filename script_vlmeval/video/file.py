@@ -11,7 +11,7 @@ from .sampling import Wanted
 
 
 def from_file(path: Path, wanted: Wanted) -> Clip:
-    """Decode what is needed, or the whole file where that is as quick or the only way; the frames are the same.
+    """Decode what is needed, or the whole file where little would be left out or it is the only way; the frames are the same.
 
     Once where the packets are what their times say, which `scan` reads before; ValueError for a file that is not whole.
     """

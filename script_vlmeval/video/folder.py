@@ -17,7 +17,7 @@ _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 
 def from_folder(folder: Path, wanted: Wanted, rate: float) -> Clip:
     """Only the chosen pictures are opened. rate: pictures a second."""
-    files = sorted((f for f in folder.iterdir() if f.suffix.lower() in _PICTURES and not f.name.startswith(".")), key=_natural)
+    files = pictures_in(folder)
     if not files:
         raise ValueError(f"cannot read video {folder}: there is no jpg or png in this folder")
     times, duration = [i / rate for i in range(len(files))], len(files) / rate
@@ -26,6 +26,11 @@ def from_folder(folder: Path, wanted: Wanted, rate: float) -> Clip:
         raise wanted.missing(folder, duration)
     pictures = tuple(_picture(files[i]) for i in indices)
     return Clip(pictures, tuple(times[i] for i in indices), rate, duration, len(files), pictures[0].size)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures that are its frames, in order."""
+    return sorted((f for f in folder.iterdir() if f.suffix.lower() in _PICTURES and not f.name.startswith(".")), key=_natural)
 
 
 def _natural(file: Path) -> tuple[list[tuple[int, int, str]], str]:

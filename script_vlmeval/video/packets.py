@@ -87,4 +87,4 @@ def _regular(found: list[Packet], order: list[Packet]) -> bool:
 
 
 def _seconds(units: int | None, base: Fraction) -> float:
-    return (units or 0) * base.numerator / base.denominator  # a fraction for each of 100,000 frames would take a second
+    return (units or 0) * base.numerator / base.denominator  # in floats: there may be 100,000 frames

@@ -22,8 +22,8 @@ from .container import opened, upright
 from .packets import Packet, Packets
 from .whole import Pass
 
-_SHORT = 300  # frames: such a file is decoded in no time
-_NEAR = 16  # frames: decoding them is quicker than filling a decoder anew
+_SHORT = 300  # frames: a file of no more is decoded whole; chosen, not measured
+_NEAR = 16  # frames: over so few the decoder goes on instead of being put to a keyframe anew; chosen, not measured
 _FIRST = 16  # frames from the beginning that are compared in any case
 _GAPS = 8  # so many of the widest gaps are looked behind
 _WIDE = 1.5  # frames: no gap is narrower

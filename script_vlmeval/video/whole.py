@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .container import check_length, damaged, opened, promised_seconds, rate_of, upright
+from .container import check_length, closed, damaged, opened, promised_seconds, rate_of, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-_GIF_END = b";"
 
 
 @dataclass
@@ -54,12 +52,5 @@ def _frames(container: Any, stream: Any, path: Path) -> Iterator[Any]:
         if packet.is_corrupt:
             raise damaged(path)
         yield from packet.decode()
-    if container.format.name == "gif" and not _closed(path):
+    if container.format.name == "gif" and not closed(path):
         raise ValueError(f"cannot read video {path}: it is cut off")
-
-
-def _closed(path: Path) -> bool:
-    """Whether a GIF has its last byte: it states neither length nor duration, and its decoder accepts half a picture."""
-    with path.open("rb") as file:
-        file.seek(-min(path.stat().st_size, 4096), 2)
-        return file.read().rstrip(b"\0").endswith(_GIF_END)

@@ -1,4 +1,4 @@
-"""Where tables and pictures lie, and digests of files."""
+"""Where tables and pictures lie, and digests of files. The standard library alone, so that asking costs nothing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ def named_folder() -> Path | None:
     return Path(value).expanduser().absolute() if value else None
 
 
+def expected_folder() -> Path:
+    """VLMEvalKit's data folder, whether it exists or not: the named one, or else its default."""
+    return named_folder() or Path.home() / DATA
+
+
 def data_folder() -> Path:
     """VLMEvalKit's data folder. UserError when it does not exist: the host would go on with another one without a word."""
-    named = named_folder()
-    folder = named or Path.home() / DATA
+    folder = expected_folder()
     if not folder.is_dir():
-        what = f"{DATA} names" if named else f"{DATA} is not set, and the default is"
+        what = f"{DATA} names" if named_folder() else f"{DATA} is not set, and the default is"
         raise UserError(f"{what} the folder {folder}, which does not exist. Set {DATA} to the folder that holds the TSV files.")
     return folder
 
 
 def new_data_folder() -> Path:
     """The data folder for tables to be made in; made itself, below a folder that is there. UserError where it cannot be."""
-    folder = named_folder() or Path.home() / DATA
+    folder = expected_folder()
     if not folder.is_dir():
         try:
             folder.mkdir()
@@ -52,6 +56,7 @@ def own_folder(work_dir: Path) -> Path:
 
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Of all bytes of a file, in hexadecimal digits. OSError as the file system raises it."""
     total = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

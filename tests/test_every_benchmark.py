@@ -212,7 +212,8 @@ def test_a_rerun_says_again_what_has_no_score(results, capsys):
     assert main(["--data", "VQAv2_TESTDEV", "--model", CONFIG, "--work-dir", str(results), "--quiet"]) == 0
     said = capsys.readouterr().out
     assert "Nothing to do" in said
-    assert "NOT SCORED: VQAv2_TESTDEV: scored by the VQA challenge's server" in said
+    assert "not scored: VQAv2_TESTDEV (scored by the VQA challenge's server" in said
+    assert "VQAv2_TESTDEV/<configuration>_VQAv2_TESTDEV_submission.json" in said
 
 
 def test_tables_do_not_depend_on_where_they_lie(data, tmp_path, monkeypatch):
