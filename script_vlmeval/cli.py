@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _warn(str(message), said)
-            return _dispatch(parser().parse_args(argv))
+            return _dispatch(parser().parse_intermixed_args(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -243,7 +243,7 @@ def _prepare(args: argparse.Namespace) -> int:
         try:
             made = prepare(benchmark.host, args.source, data, called=benchmark.name, **how)
         except UserError as error:
-            failed.append(f"{benchmark.name}: {error}")
+            failed.append(f"{benchmark.name}: {str(error).removeprefix(f'{benchmark.name}: ')}")
             continue
         print(f"{benchmark.name}: {made.rows:,} questions in {made.table}")
         for note in made.notes:

@@ -186,6 +186,7 @@ def test_of_a_group_what_is_there_is_prepared(elsewhere, tmp_path, capsys):
     said = capsys.readouterr()
     assert "MME: 28 questions" in said.out
     assert "9 of 10 were not prepared" in said.err
+    assert "VQAv2: VQAv2" not in said.err
     assert [path.name for path in elsewhere.glob("*.tsv")] == ["MME.tsv"]
 
 
@@ -225,3 +226,11 @@ def test_tables_do_not_depend_on_where_they_lie(data, tmp_path, monkeypatch):
     assert here.digest == there.digest
     assert [here.stamp(row) for row in here.rows] == [there.stamp(row) for row in there.rows]
     assert Path(here.rows[0]["video_path"]) != Path(there.rows[0]["video_path"])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_names_may_stand_before_and_behind_flags(elsewhere, tmp_path, place):
+    words = ["--source", str(download("GQA", tmp_path)), "--quiet", "--fresh"]
+    spot = (0, 2, 3, 4)[place]
+    assert main(["prepare", *words[:spot], "GQA", *words[spot:]]) == 0
+    assert (elsewhere / "GQA_TestDev_Balanced.tsv").is_file()
