@@ -60,10 +60,11 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data folder of a test's own."""
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder (`LMUData`) of a test's own, empty."""
     folder = tmp_path / "data"
     folder.mkdir()
+    monkeypatch.setenv("LMUData", str(folder))
     return folder
 
 

@@ -103,6 +103,7 @@ def test_cells_may_be_as_large_as_pictures(tmp_path):
     path.write_text(f"index\tquestion\timage\n1\tq\t{'A' * 300_000}\n")
     assert len(read_tsv(path)[0]["image"]) == 300_000
     assert "image" not in read_tsv(path, skip=("image",))[0]
+    assert read_tsv(path, shorten={"image": lambda cell: cell[:3], "absent": str})[0]["image"] == "AAA"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import ast
 import json
 from pathlib import Path
 
-import official_images
-import official_videos
 import openpyxl
 import pytest
+from downloads import download, prepared
 
 from script_vlmeval import plugin
 from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, resolve
@@ -29,20 +28,10 @@ def few(name):
     return f"{name}_2frame" if BENCHMARKS[name].modality == "video" else name
 
 
-def download(name, folder):
-    """A miniature of the official download."""
-    maker = official_videos if BENCHMARKS[name].modality == "video" else official_images
-    return maker.make(BENCHMARKS[name].host, folder / name)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The data folder with all tables, made by `run.py prepare`."""
-    folder, downloads = tmp_path_factory.mktemp("LMUData"), tmp_path_factory.mktemp("downloads")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LMUData", str(folder))
-        for name in NAMES:
-            assert main(["prepare", name, "--source", str(download(name, downloads)), "--quiet"]) == 0
+    """The data folder with all tables."""
+    with prepared(NAMES, tmp_path_factory) as folder:
         yield folder
 
 

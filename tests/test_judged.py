@@ -8,10 +8,9 @@ import threading
 from pathlib import Path
 
 import judge_server
-import official_images
-import official_videos
 import openpyxl
 import pytest
+from downloads import prepared
 
 from script_vlmeval.cli import main
 from script_vlmeval.judge import PROTOCOL
@@ -22,11 +21,7 @@ KEY = "sk-a-key-that-nobody-may-see"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Tables of three judged benchmarks."""
-    folder, downloads = tmp_path_factory.mktemp("LMUData"), tmp_path_factory.mktemp("downloads")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LMUData", str(folder))
-        for name, maker in (("MSVD-QA", official_videos), ("MMVet", official_images), ("MLVU_OpenEnded", official_videos)):
-            assert main(["prepare", name, "--source", str(maker.make(name, downloads / name)), "--quiet"]) == 0
+    with prepared(["MSVD-QA", "MMVet", "MLVU_OpenEnded"], tmp_path_factory) as folder:
         yield folder
 
 

@@ -346,14 +346,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[inputs.Sample]:
     return found
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "LMUData"
-    folder.mkdir()
-    monkeypatch.setenv("LMUData", str(folder))
-    return folder
-
-
 def host_run(work: Path, folder: Path, name: str, *more: str) -> list[str]:
     """The answers to the first rows of a table of the host's."""
     argv = ["--data", name, "--device", "cpu", "--work-dir", str(work), "--quiet", "--limit", "2", "--mode", "infer"]

@@ -34,15 +34,6 @@ def h():
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    """VLMEvalKit's data folder, empty."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("LMUData", str(folder))
-    return folder
-
-
-@pytest.fixture
 def small_shapes(monkeypatch):
     """The embedded benchmarks in miniature."""
     monkeypatch.setattr("script_vlmeval.tiny.write_benchmark", data_factory.shapes, raising=False)

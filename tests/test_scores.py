@@ -30,14 +30,6 @@ def h():
     return host()
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("LMUData", str(folder))
-    return folder
-
-
 def answered(rows, folder, said, stem="m_X"):
     folder.mkdir(exist_ok=True)
     path = folder / f"{stem}.xlsx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -15,19 +15,24 @@ REFERENCE = 64  # VLMEvalKit's rule: an `image` cell of at most so many characte
 
 
 def read_tsv(
-    path: Path, required: Collection[str] = ("index", "question"), hint: str = "", skip: Collection[str] = ()
+    path: Path,
+    required: Collection[str] = ("index", "question"),
+    hint: str = "",
+    skip: Collection[str] = (),
+    shorten: Mapping[str, Callable[[str], str]] | None = None,
 ) -> list[dict[str, str]]:
     """The rows of a tab-separated table, every cell as the text that stands there ("None", "007" and "" included).
 
-    `skip` names columns not to keep in memory. UserError for a missing or unreadable file, text that is not UTF-8, a line with
-    too many cells, missing required columns, no rows, or an index that occurs twice.
+    `skip` names columns not to keep in memory, `shorten` says of others what to keep of a cell. UserError for a missing or
+    unreadable file, text that is not UTF-8, a line with too many cells, missing required columns, no rows, or an index that
+    occurs twice.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path.name} in {path.absolute().parent}. {hint}".rstrip())
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # pictures stand in cells as base64
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _rows(path, file, required, frozenset(skip))
+            rows = _rows(path, file, required, frozenset(skip), shorten or {})
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}). Save it as a UTF-8 tab-separated table.") from None
     except csv.Error as error:
@@ -42,7 +47,9 @@ def read_tsv(
     return rows
 
 
-def _rows(path: Path, file: Iterable[str], required: Collection[str], skip: frozenset[str]) -> list[dict[str, str]]:
+def _rows(
+    path: Path, file: Iterable[str], required: Collection[str], skip: frozenset[str], shorten: Mapping[str, Callable[[str], str]]
+) -> list[dict[str, str]]:
     lines = csv.reader(file, delimiter="\t")
     header: list[str] = next(lines, [])
     if not header:
@@ -62,7 +69,8 @@ def _rows(path: Path, file: Iterable[str], required: Collection[str], skip: froz
         if len(cells) > len(header):
             raise UserError(f"{path}, line {lines.line_num}: {len(cells)} cells under {len(header)} columns.")
         cells += [""] * (len(header) - len(cells))
-        rows.append({column: cell for column, cell in zip(header, cells, strict=True) if column not in skip})
+        row = {column: cell for column, cell in zip(header, cells, strict=True) if column not in skip}
+        rows.append(row | {column: short(row[column]) for column, short in shorten.items() if column in row})
     return rows
 
 

@@ -249,7 +249,8 @@ def _open_own(benchmark: Benchmark, work_dir: Path) -> Dataset:
     cache = work_dir.absolute() / ".data" / "images" / benchmark.name
     images = {row["index"]: row.pop("image", "") for row in rows}
     table = OwnTable(path, images, cache)
-    return Dataset(benchmark, rows, digest(path), _plain(table.message), table.stamp, pictures=hosted.told_apart(images.items()))
+    pictures = hosted.told_apart({index: hosted.marked(cell) for index, cell in images.items()})
+    return Dataset(benchmark, rows, digest(path), _plain(table.message), table.stamp, pictures=pictures)
 
 
 def _open_video(benchmark: Benchmark, work_dir: Path) -> Dataset:
@@ -272,7 +273,8 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
     hosted.refuse_collection(cls, name)
     folder = data_folder()
     path = folder / f"{name}.tsv"
-    rows = read_tsv(path, ("index",), hosted.where(cls, benchmark), skip=("image",))
+    rows = read_tsv(path, ("index",), hosted.where(cls, benchmark), shorten={"image": hosted.marked})
+    marks = {row["index"]: row.pop("image", "") for row in rows}
     dataset = hosted.build(cls, name, folder)
     kept, skipped = hosted.rows_of(dataset, rows)
     content = digest(path) if "image" in dataset.data else _content(kept)
@@ -289,7 +291,7 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
         scored=hosted.has_answers(dataset),
         skipped=skipped,
         notes=hosted.notes_on(cls, name, path),
-        pictures=hosted.pictures_in(path) if "image" in dataset.data else {},
+        pictures=hosted.told_apart(marks),
     )
 
 

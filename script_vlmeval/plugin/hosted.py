@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -120,25 +119,15 @@ def rows_of(dataset: Any, text: list[dict[str, str]]) -> tuple[list[dict[str, st
     return [{str(k): "" if v != v else str(v) for k, v in record.items()} for record in records], ()
 
 
-def pictures_in(path: Path) -> dict[str, str]:
-    """`told_apart` for a table with a column `image`, one row in memory at a time."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, delimiter="\t")
-        header = next(lines)
-        index, image = header.index("index"), header.index("image")
-        return told_apart((cells[index], cells[image]) for cells in lines if len(cells) > max(index, image))
+def marked(cell: str) -> str:
+    """What is kept of an `image` cell: a digest of the picture, or the reference that stands in its place."""
+    return hashlib.sha256(cell.encode()).hexdigest()[:24] if len(cell) > REFERENCE else cell
 
 
-def told_apart(cells: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """From index and `image` cell of each row, index -> what tells its picture from the others: a digest, and a reference gets
-    that of the row it names. Rows without a picture in the cell are left out."""
-    digests, references = dict[str, str](), dict[str, str]()
-    for index, cell in cells:
-        if len(cell) > REFERENCE:
-            digests[index] = hashlib.sha256(cell.encode()).hexdigest()[:24]
-        elif cell:
-            references[index] = cell
-    return digests | {index: digests.get(cell, cell) for index, cell in references.items()}
+def told_apart(marks: Mapping[str, str]) -> dict[str, str]:
+    """From the mark of each index, what tells its picture from the others: a reference gets the mark of the row that it names.
+    Rows without a picture in the cell are left out."""
+    return {index: marks.get(mark, mark) for index, mark in marks.items() if mark}
 
 
 def messages_of(dataset: Any, rows: Iterable[Row]) -> Callable[[Row], Message]:
