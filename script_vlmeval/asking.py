@@ -1,4 +1,7 @@
-"""Ask one model everything that the cells of one benchmark lack: batch by batch, every configuration before the next batch."""
+"""Ask one model everything that the cells of one benchmark lack: batch by batch, every configuration before the next batch.
+
+While the model works on a batch, a thread decodes the pictures of the next ones and makes their tensors.
+"""
 
 from __future__ import annotations
 
@@ -6,206 +9,266 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from . import prompts
-from .backbones import Backbone
-from .cells import Cell
-from .inputs import Sample
-from .loading import no_memory
+import numpy as np
+import torch
+
+from .ahead import ahead, gather
+from .batches import Sizer, cuts
+from .counts import Counts
+from .inputs import Message, Sample, extent
+from .loading import no_memory, quiet
 from .methods import Method
-from .plugin import Dataset
-from .runtime import Prepared, Runtime
-from .store import CellStore
+from .runtime import Prepared, Runtime, let_go
+from .stopping import Stop
+from .tally import runs
+from .wording import How, style_of
+from .work import Chunk, Table, Work
 
 _log = logging.getLogger(__name__)
 _HOPELESS = 8  # a cell without a single answer is given up after so many failures of the model
+_AHEAD = 2  # batches that wait, decoded, for the model
+
+
+Records: TypeAlias = dict[int, Mapping[str, Any]]  # by position of the row
+
+
+class _TooLarge(Exception):
+    """A batch does not fit into memory."""
 
 
 @dataclass
-class Work:
-    """One cell in progress."""
+class Batch:
+    """Rows that are asked together, by position. ends: whether the last of a chunk."""
 
-    cell: Cell
-    method: Method
-    store: CellStore
-    origin: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint that is asked, for the provenance
-    missing: set[str] = field(default_factory=set)  # indices of rows without a prediction
-    finished: bool = False  # result.json is there and no row failed
-    answered: int = 0
-    failures: int = 0  # of the model, not of pictures
-    errors: dict[str, str] = field(default_factory=dict)  # index -> why this run has no answer
-    reason: str = ""  # why the cell was given up
+    messages: dict[int, Message]
+    broken: dict[int, str]  # why a row cannot be asked
+    ends: bool
+    samples: dict[int, Sample] = field(default_factory=dict)
+    prepared: Prepared | None = None  # all samples, not yet on the model's device
 
-    def take_up(self, dataset: Dataset, fresh: bool, judge: str = "") -> None:
-        """Go on where an earlier run left the cell. An answer to a picture that is another one now does not count. judge: the
-        label of the one that is to score: a score by another, by none, or in other words is not what was asked for."""
-        answers = {} if fresh else self.store.answers()
-        stamps = {row["index"]: dataset.stamp(row) for row in dataset.rows}
-        valid = {i for i, a in answers.items() if "prediction" in a and a.get("stamp", "") == stamps.get(i)}
-        self.missing = set(stamps) - valid
-        self.answered = len(stamps) - len(self.missing)
-        result = None if fresh or self.missing else self.store.result()
-        self.finished = result is not None and result["failed"] == 0 and _as_judged(result, dataset, judge)
 
-    def answers(self) -> dict[str, dict[str, Any]]:
-        """Index -> the store's record that counts now: not an old answer to a picture that has changed or broken since."""
-        records = self.store.answers()
-        for i in self.missing:
-            reason = self.errors.get(i) or records.pop(i, {}).get("error")
-            if reason:
-                records[i] = {"index": i, "error": reason}
+@dataclass
+class Asking:
+    """One benchmark's open cells, asked of one model by this process. tolerated: failed rows that a cell may have; workers:
+    threads that decode pictures."""
+
+    runtime: Runtime
+    table: Table
+    how: How
+    sizer: Sizer
+    counts: Counts
+    stop: Stop
+    tolerated: int
+    workers: int = 1
+    leaving: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.rows, self.dataset = self.table.dataset.rows, self.table.dataset
+        self.works = [work for work in self.table.works if not work.reason and work.missing.any()]
+        self.budgets: dict[Method, list[str]] = {}
+        for work in self.works:
+            self.budgets.setdefault(work.method, []).append(work.cell.config.budget)
+
+    def ask(self, chunks: Iterable[Chunk]) -> Iterator[None]:
+        """All answers that the cells lack in these rows, each on disk before it is counted. Yields behind each chunk."""
+        with quiet(ours=True), ahead(self._read, self._batches(chunks), _AHEAD) as read:
+            try:
+                for batch in read:
+                    for work in self.works if batch.broken else ():
+                        self._keep(work, {at: self._failed(at, why) for at, why in batch.broken.items() if work.missing[at]})
+                    if batch.samples:
+                        self._answer(batch.samples, self.works, batch.prepared)
+                    if batch.ends:
+                        yield
+            finally:
+                self.leaving = True
+
+    # ahead of the model, in a thread -------------------------------------------------------------------------------------
+    def _batches(self, chunks: Iterable[Chunk]) -> Iterator[Batch]:
+        """Chunks cut into batches of near-equal length."""
+        torch.set_num_threads(max(1, self.workers // 2))  # of this thread: the model's are not to wait for them
+        style = style_of(self.how.style, self.dataset)
+        for chunk in chunks:
+            messages: dict[int, Message] = {}
+            broken: dict[int, str] = {}
+            wanted = [work.missing[chunk] for work in self.works if not work.reason]  # not what given up cells lack alone
+            for at in map(int, chunk[np.any(wanted, axis=0)] if wanted else ()):
+                try:
+                    messages[at] = self.dataset.message(self.rows[at], style)
+                except Exception as error:  # the host's own code
+                    broken[at] = _said(error)
+            asked = list(messages)
+            left = len(asked)
+            for part in cuts(self._costs(list(messages.values())), lambda: self.sizer.now):
+                left -= len(part)
+                yield Batch({asked[i]: messages[asked[i]] for i in part}, broken, ends=not left)
+                broken = {}
+            if not asked:
+                yield Batch({}, broken, ends=True)
+
+    def _sample(self, message: Message) -> Sample:
+        if self.leaving:  # nobody wants it any more
+            raise InterruptedError
+        return self.runtime.read(message, self.how.style)
+
+    def _costs(self, messages: Sequence[Message]) -> list[float]:
+        """How long each message is; those about one picture as the longest of them, so that they stay side by side."""
+        longest: dict[str, float] = {}
+        shown = ["".join(str(part["value"]) for part in message if part["type"] != "text") for message in messages]
+        for name, message in zip(shown, messages, strict=True):
+            longest[name] = max(longest.get(name, 0.0), extent(self.runtime.record, message))
+        return [longest[name] for name in shown]
+
+    def _read(self, batch: Batch) -> Batch:
+        """Decode a batch's pictures and make the tensors."""
+        found = gather(self._sample, list(batch.messages.values()), self.workers)
+        for at, sample in zip(batch.messages, found, strict=True):
+            if isinstance(sample, Exception):  # decoders raise whatever a broken file makes them raise
+                batch.broken[at] = _said(sample)
+            else:
+                batch.samples[at] = sample
+        for at, why in batch.broken.items() if not self.leaving else ():
+            _log.warning("%s, row %s: %s", self.dataset.name, self.rows[at]["index"], why)
+        if batch.samples:
+            try:
+                batch.prepared = self.runtime.collate(list(batch.samples.values()), self.how.style)
+            except Exception as error:  # told of when each row is asked alone
+                _log.debug("%s: a batch cannot be made: %s", self.dataset.name, error)
+        return batch
+
+    # the model -----------------------------------------------------------------------------------------------------------
+    def _answer(self, samples: dict[int, Sample], works: Sequence[Work], prepared: Prepared | None = None) -> None:
+        """Every cell's answers to a batch. Where it does not fit into memory, this cell and those behind it get it in halves."""
+        said: dict[int, Records] = {}
+        with self.runtime.batch():
+            shared = _Shared(self.runtime, self.how.style, samples, prepared)
+            for i, work in enumerate(works):
+                self.stop.check()
+                mine = tuple(at for at in samples if work.missing[at])
+                if work.reason or not mine:
+                    continue
+                self.counts.at(f"{self.dataset.name} {work.cell.config}")
+                known = said.get(id(work.twin), {})
+                try:
+                    twin = all(at in known for at in mine)
+                    said[id(work)] = {at: known[at] for at in mine} if twin else self._asked(work, mine, shared)
+                except _TooLarge:
+                    rest = works[i:]
+                    break
+                self._keep(work, said[id(work)])
+            else:
+                self.sizer.fitted(len(samples))
+                return
+            del shared
+        let_go()
+        self.sizer.failed(len(samples))
+        half = (len(samples) + 1) // 2
+        for part in (list(samples)[:half], list(samples)[half:]):
+            self._answer({at: samples[at] for at in part}, rest)
+
+    def _asked(self, work: Work, mine: tuple[int, ...], shared: _Shared) -> Records:
+        """A cell's records of rows of a batch. Where they fail together each is asked again alone, so that one bad sample costs
+        only itself. _TooLarge for several that do not fit into memory."""
+        try:
+            return self._together(work, mine, shared)
+        except Exception as error:
+            memory = no_memory(error)
+            if memory and len(mine) > 1:
+                raise _TooLarge from None
+            if len(mine) == 1:
+                work.failures += 1
+                return {mine[0]: self._failed(mine[0], memory or _told(error))}
+        shared.forget(mine)
+        let_go()
+        records: Records = {}
+        for at in mine:
+            if work.failures < _HOPELESS or work.answered or any("prediction" in record for record in records.values()):
+                records |= self._asked(work, (at,), shared)
         return records
 
-
-def _as_judged(result: Mapping[str, Any], dataset: Dataset, judge: str) -> bool:
-    """Whether a score is the one that a judge of that label, '' for none, would give by the words and readings of today."""
-    if not judge or not dataset.judgeable:
-        return True
-    return result.get("judge") == judge and dataset.judged_by(judge) in ("", result["scorer"])
-
-
-@dataclass(frozen=True)
-class How:
-    """What is the same for all configurations on a benchmark."""
-
-    seed: int
-    style: str  # as --prompt-style
-    max_new_tokens: int
-
-
-def style_of(wanted: str, dataset: Dataset) -> str:
-    """Whose words a benchmark's messages are: VLMEvalKit's where it was named, or published numbers used no others."""
-    return "vlmevalkit" if wanted == "vlmevalkit" else prompts.default_style(dataset.host)
-
-
-def longest(wanted: str, dataset: Dataset, record: Backbone) -> int:
-    """How many tokens an answer may have: the host's limit where its style was named, else the benchmark's own or the model's."""
-    if wanted == "vlmevalkit":
-        return record.host_max_new_tokens
-    return prompts.max_new_tokens(dataset.host, style_of(wanted, dataset)) or record.max_new_tokens
-
-
-def remarks(wanted: str, dataset: Dataset) -> tuple[str, ...]:
-    """What must be said beside scores in that style."""
-    if style_of(wanted, dataset) != "llava" or not prompts.reads_ocr(dataset.host) or "ocr_tokens" in dataset.rows[0]:
-        return ()
-    return (
-        f"{dataset.name} is asked without OCR tokens, which published LLaVA-1.5 figures had: its table has no column ocr_tokens.",
-    )
-
-
-def ask_all(
-    runtime: Runtime,
-    dataset: Dataset,
-    works: Sequence[Work],
-    batch_size: int,
-    seed: int,
-    bar: Any,
-    style: str = "auto",
-) -> None:
-    """All answers that the cells lack; each is on disk before the bar moves. style: as --prompt-style."""
-    how = How(seed, style, longest(style, dataset, runtime.record))
-    wanted: set[str] = set().union(*(w.missing for w in works))
-    rows = [row for row in dataset.rows if row["index"] in wanted]
-    budgets: dict[Method, list[str]] = {}
-    for work in works:
-        budgets.setdefault(work.method, []).append(work.cell.config.budget)
-    for start in range(0, len(rows), batch_size):
-        now = rows[start : start + batch_size]
-        samples, broken = _read(runtime, dataset, now, style)
-        stamps = {row["index"]: dataset.stamp(row) for row in now}
-        prepared: dict[tuple[str, ...], Prepared] = {}
-        with runtime.batch():
-            for work in works:
-                if work.reason:
-                    continue
-                mine = {i: s for i, s in samples.items() if i in work.missing}
-                records = [{"index": i, "error": reason} for i, reason in broken.items() if i in work.missing]
-                records += [
-                    {**r, "stamp": stamps[r["index"]]} for r in _ask(runtime, work, mine, how, prepared, budgets[work.method])
-                ]
-                work.store.append(records)
-                _note(work, records)
-                bar.set_postfix_str(f"{dataset.name} {work.cell.config}", refresh=False)
-                bar.update(len(records))
-
-
-def _read(
-    runtime: Runtime, dataset: Dataset, rows: Iterable[dict[str, str]], style: str
-) -> tuple[dict[str, Sample], dict[str, str]]:
-    """Decoded samples by index, and the reasons of those that cannot be decoded."""
-    samples: dict[str, Sample] = {}
-    broken: dict[str, str] = {}
-    for row in rows:
-        try:
-            samples[row["index"]] = runtime.read(dataset.message(row, style_of(style, dataset)), style)
-        except Exception as error:  # decoders raise whatever a broken file makes them raise
-            broken[row["index"]] = str(error) or type(error).__name__
-            _log.warning("%s, row %s: %s", dataset.name, row["index"], broken[row["index"]])
-    return samples, broken
-
-
-def _ask(
-    runtime: Runtime,
-    work: Work,
-    samples: Mapping[str, Sample],
-    how: How,
-    prepared: dict[tuple[str, ...], Prepared],
-    budgets: Sequence[str],
-) -> Iterator[dict[str, Any]]:
-    """Records of a batch, which is prepared and encoded once for all configurations.
-
-    A batch that does not fit into memory is asked in halves; one that fails otherwise is asked again one by one, so that one bad
-    sample costs only itself.
-    """
-    if not samples:
-        return
-    indices = tuple(samples)
-    try:
-        if indices not in prepared:
-            prepared[indices] = runtime.prepare(list(samples.values()), how.style)
-            runtime.encode(prepared[indices])  # here, so that no configuration pays for the others
-        shared = prepared[indices].chosen.get(
-            (work.method, how.seed)
-        )  # each pays for a choice that they share, not the first alone
-        before = shared.seconds if shared else 0.0
+    def _together(self, work: Work, mine: tuple[int, ...], shared: _Shared) -> Records:
+        prepared = shared.rows(mine)
+        chosen = prepared.chosen.get((work.method, self.how.seed))
+        before = chosen.seconds if chosen else 0.0  # each pays for a choice that they share, not the first alone
         start = time.perf_counter()
-        answers = runtime.answer(
-            prepared[indices],
+        answers = self.runtime.answer(
+            prepared,
             work.method,
             work.cell.config.budget,
-            seed=how.seed,
-            budgets=budgets,
-            max_new_tokens=how.max_new_tokens,
+            seed=self.how.seed,
+            budgets=self.budgets[work.method],
+            max_new_tokens=self.how.max_new_tokens,
         )
-    except Exception as error:
-        memory = no_memory(error)
-        if len(samples) == 1:
-            work.failures += 1
-            text = str(error).splitlines()[0] if str(error) else ""
-            yield {"index": indices[0], "error": memory or f"{type(error).__name__}: {text}"}
+        share = (time.perf_counter() - start + before) / len(mine)
+        records: Records = {}
+        for at, answer in zip(mine, answers, strict=True):
+            tokens = {**answer.tokens, "layers": runs(answer.tokens["layers"])}
+            if frames := shared.samples[at].frames:
+                tokens["frames"] = sum(frames)
+            records[at] = {**self._row(at), "prediction": answer.text, "tokens": tokens, "seconds": share}
+        return records
+
+    # records -------------------------------------------------------------------------------------------------------------
+    def _row(self, at: int) -> dict[str, Any]:
+        return {"index": self.rows[at]["index"], "stamp": self.dataset.stamp(self.rows[at])}
+
+    def _failed(self, at: int, why: str) -> dict[str, Any]:
+        return {**self._row(at), "error": why}
+
+    def _keep(self, work: Work, records: Records) -> None:
+        """Put records on disk and keep count. A cell is given up where the model has answered nothing and failed several times,
+        and where more rows failed than are tolerated."""
+        if work.reason or not records:
             return
-        prepared.pop(indices, None)
-        pieces = (indices[: len(indices) // 2], indices[len(indices) // 2 :]) if memory else tuple((i,) for i in indices)
-        del error
-        runtime.let_go()
-        for piece in pieces:
-            if work.failures < _HOPELESS or work.answered:
-                yield from _ask(runtime, work, {i: samples[i] for i in piece}, how, prepared, budgets)
-        return
-    share = (time.perf_counter() - start + before) / len(indices)
-    for i, answer in zip(indices, answers, strict=True):
-        shown = {"frames": sum(samples[i].frames)} if samples[i].frames else {}
-        yield {"index": i, "prediction": answer.text, "tokens": answer.tokens | shown, "seconds": share}
+        work.store.append(list(records.values()))
+        good = [at for at, record in records.items() if "prediction" in record]
+        work.missing[good] = False
+        work.answered += len(good)
+        failed = len(records) - len(good)
+        self.counts.add(len(records), failed)
+        if not failed:
+            return
+        last = next(record["error"] for record in reversed(records.values()) if "error" in record)
+        total = self.counts.failed(str(work.cell), failed)
+        if work.failures >= _HOPELESS and not work.answered:
+            work.reason = f"the model failed on every row, the last time with {last}"
+        elif total > self.tolerated:
+            work.reason = f"{total} rows failed, more than {self.tolerated} (--max-failures), the last with {last}"
+        if work.reason:
+            self.counts.gave_up(str(work.cell), work.reason)
+            _log.error("%s is given up: %s", work.cell, work.reason)
 
 
-def _note(work: Work, records: Sequence[Mapping[str, Any]]) -> None:
-    """Keep count; a cell in which the model has answered nothing and failed several times is given up."""
-    good = {r["index"] for r in records if "prediction" in r}
-    work.errors |= {r["index"]: r["error"] for r in records if "error" in r}
-    work.answered += len(good)
-    work.missing -= good
-    if work.failures >= _HOPELESS and not work.answered:
-        work.reason = f"the model failed on every row, the last time with {records[-1]['error']}"
-        _log.error("%s is given up: %s", work.cell, work.reason)
+class _Shared:
+    """A batch as the model takes it, made and encoded once for all cells that ask the same rows of it."""
+
+    def __init__(self, runtime: Runtime, style: str, samples: Mapping[int, Sample], prepared: Prepared | None) -> None:
+        """prepared: all samples, where that was made ahead."""
+        self.samples, self._runtime, self._style = samples, runtime, style
+        self._ahead = {tuple(samples): prepared} if prepared else {}
+        self._made: dict[tuple[int, ...], Prepared] = {}
+
+    def rows(self, at: tuple[int, ...]) -> Prepared:
+        """Those rows, on the model's device."""
+        if at not in self._made:
+            ahead_of_us = self._ahead.pop(at, None)
+            samples = [self.samples[i] for i in at]
+            now = self._runtime.place(ahead_of_us) if ahead_of_us else self._runtime.prepare(samples, self._style)
+            self._runtime.encode(now)  # here, so that no configuration pays for the others
+            self._made[at] = now
+        return self._made[at]
+
+    def forget(self, at: tuple[int, ...]) -> None:
+        self._made.pop(at, None)
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _told(error: BaseException) -> str:
+    """The kind of an error and its first line."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}"

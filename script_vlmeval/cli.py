@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from . import study
 from .cells import Config, parse_params
 from .errors import UserError
+from .stopping import STOPPED, terminated_as_interrupted
 
 if TYPE_CHECKING:
+    from . import sweep
     from .backbones import Models
+    from .benchmarks import Benchmark
     from .sweep import Outcome
 
 _EXAMPLES = """examples:
@@ -25,6 +28,8 @@ _EXAMPLES = """examples:
   python run.py --data my_questions.tsv --model tiny_script_16      your own table in VLMEvalKit's TSV format
   python run.py prepare GQA --source DIR                            the official download to a table under LMUData
   python run.py --data image10 --model llava_script_64              a group; --list data shows all
+  torchrun --nproc-per-node 8 run.py --config configs/llava.yaml    one process for each GPU, the same results
+  python run.py status --work-dir results                           what is done, running, missing, failed
   python run.py report --work-dir results                           summary.xlsx and plots from what is on disk
   python run.py --list models|methods|data
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
@@ -44,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # given twice, both count
     choices = study.CHOICES
-    what = "run, report from disk, prepare tables from official downloads, or conformance of methods"
-    p.add_argument("command", nargs="?", choices=["run", "report", "prepare", "conformance"], default="run", help=what)
+    what = "run, status or report from disk, prepare tables from official downloads, or conformance of methods"
+    p.add_argument("command", nargs="?", choices=["run", "status", "report", "prepare", "conformance"], default="run", help=what)
     p.add_argument("names", nargs="*", metavar="NAME", help="prepare: benchmarks")
     p.add_argument("--model", **many, metavar="NAME", help="configurations, such as tiny_script_16 tiny_full")
     p.add_argument("--data", **many, metavar="NAME", help="benchmarks, groups of them, or paths of TSV files")
@@ -53,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
     p.add_argument("--mode", choices=choices["mode"], help="infer: answers only; eval: scores only (all)")
     p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark, and what is scored together with them")
-    p.add_argument("--batch-size", metavar="N", help="samples per forward pass (32)")
+    p.add_argument("--batch-size", metavar="N", help="samples per forward pass, halved where memory is short; auto (32)")
+    p.add_argument("--max-failures", metavar="N", help="failed rows with which a cell goes on (a twentieth, at least 20)")
     p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
     p.add_argument("--checkpoint", **many, metavar="NAME=DIR", help=_CHECKPOINT)
     p.add_argument("--family", **many, metavar="FAMILY", help="of checkpoints under names of your own that are to be fetched")
@@ -79,20 +85,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done, 1 some cells failed, 2 the user must change something."""
-    logging.basicConfig(level=logging.WARNING, handlers=[_log_handler()])
+    """The exit status: 0 done, 1 some cells failed, 2 the user must change something. Of several processes the first talks."""
+    first = os.environ.get("RANK", "0") == "0"
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told of in words, not in frames of C++
+    logging.basicConfig(level=logging.WARNING if first else logging.CRITICAL, handlers=[_log_handler()])
     said = set[str]()
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: _warn(str(message), said)
-            return _dispatch(parser().parse_intermixed_args(argv))
+        with warnings.catch_warnings(), terminated_as_interrupted():
+            warnings.showwarning = lambda message, *_: _warn(str(message), said) if first else None
+            args = parser().parse_intermixed_args(argv)
+            alone = args.list or args.dry_run or args.command != "run"  # work for one process
+            return _dispatch(args) if first or not alone else 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if first:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         given = sys.argv[1:] if argv is None else argv
         kept = next((words for command, words in _KEPT.items() if command in given), "Answers so far are on disk")
-        print(f"Stopped. {kept}: run the same command again to go on." if kept else "Stopped.", file=sys.stderr)
+        if first:
+            print(f"Stopped. {kept}: run the same command again to go on." if kept else "Stopped.", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
@@ -129,14 +141,16 @@ def _dispatch(args: argparse.Namespace) -> int:
         return _conformance(args)
     if args.command == "prepare":
         return _prepare(args)
+    if args.command == "status":
+        from .status import command
+
+        return command(Path(args.work_dir or study.DEFAULTS["work-dir"]), live=sys.stdout.isatty())
     if args.command == "report":
         return _report(Path(args.work_dir or study.DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
         raise UserError("--fresh discards the answers that --mode eval would score: give one of them.")
     if args.fresh and args.reuse:
         raise UserError("--fresh discards earlier results and --reuse takes them up: give one of them.")
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError("Several processes are not supported yet: start `python run.py ...` without torchrun.")
     configs, data, settings = study.read(args)
     models = study.models_of(args, configs, settings["protocol"])
     if args.dry_run:
@@ -147,6 +161,7 @@ def _dispatch(args: argparse.Namespace) -> int:
 _OWN = {  # flags of a command
     "conformance": {"method", "recordings", "param", "quiet"},
     "report": {"work_dir", "quiet"},
+    "status": {"work_dir"},
     "prepare": {"names", "source", "allow_missing", "fresh", "quiet"},
 }
 _FOREIGN = {"method": "conformance", "recordings": "conformance", "source": "prepare", "allow_missing": "prepare"}
@@ -190,12 +205,47 @@ def _run(configs: list[Config], names: list[str], settings: dict[str, Any], mode
         fresh=args.fresh,
         quiet=args.quiet,
         judge=judge,
+        max_failures=settings["max-failures"],
     )
-    outcome = sweep.run(configs, data, options)
+    outcome = _swept(configs, data, options)
+    if outcome is None:
+        return 1
+    if os.environ.get("RANK", "0") != "0":
+        return outcome.status
     if options.mode != "infer" and (outcome.done or outcome.already):
-        _report(options.work_dir)
+        try:
+            _report(options.work_dir)
+        except UserError as error:
+            if outcome.done:
+                raise
+            print(f"warning: the tables stay as they were. {error}", file=sys.stderr)
     _tell(outcome, options.work_dir)
     return outcome.status
+
+
+def _swept(configs: Sequence[Config], data: Sequence[Benchmark], options: sweep.Options) -> Outcome | None:
+    """The outcome; None where another process of the run failed, which is told of."""
+    from . import sweep
+    from .ranks import RankFailed, Ranks
+
+    ranks, failed = None, ""
+    try:
+        ranks = Ranks.here()
+        return sweep.run(configs, data, options, ranks)
+    except RankFailed as error:
+        failed = (ranks.gone() if ranks else "") or str(error)
+        if STOPPED in failed:
+            raise KeyboardInterrupt from None
+        return None
+    except KeyboardInterrupt:
+        failed = ranks.gone() if ranks else ""
+        raise
+    finally:
+        # The second speaks for the first.
+        if failed and STOPPED not in failed and (not ranks or ranks.first or (ranks.rank == 1 and "rank 0" in failed)):
+            print(f"FAILED: {failed}. Answers so far are on disk: run the same command again to go on.", file=sys.stderr)
+        if ranks:
+            ranks.close()
 
 
 def _tell(outcome: Outcome, work_dir: Path) -> None:
@@ -214,6 +264,8 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
         print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
     if outcome.rows:
         print("A rerun tries the failed rows again.", file=sys.stderr)
+    for trouble in outcome.troubles:
+        print(f"TROUBLE: {trouble}", file=sys.stderr)
     for cell, reason in outcome.failed.items():
         print(f"NOT DONE: {cell}: {reason}", file=sys.stderr)
 
@@ -264,19 +316,18 @@ def _conformance(args: argparse.Namespace) -> int:
 def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, models: Models) -> int:
     from .benchmarks import expand
     from .runtime import method_of
-    from .store import CellStore, read_json
+    from .status import MISSING, states
 
     for config in configs:
         method_of(config, models)
-    states = {"done": 0, "partial": 0, "missing": 0}
+    there = {(cell.config, cell.benchmark): cell for cell in (states(work_dir) if work_dir.is_dir() else [])}
+    counts: dict[str, int] = {"done": 0, "partial": 0, MISSING: 0}
     for config in configs:
         for name in [benchmark.name for benchmark in expand(names)]:
-            store = CellStore(work_dir, str(config), name, {})
-            answers = sum("prediction" in a for a in store.answers().values())
-            done = (read_json(store.folder / "result.json") or {}).get("failed") == 0
-            state = "done" if done else "partial" if answers else "missing"
-            states[state] += 1
-            print(f"{state:8} {config}/{name}" + (f" ({answers} answers)" if answers and not done else ""))
-    print(", ".join(f"{n} {state}" for state, n in states.items()))
+            cell = there.get((str(config), name))
+            state, answers = (cell.state, cell.answers) if cell else (MISSING, 0)
+            counts[state] = counts.get(state, 0) + 1
+            print(f"{state:8} {config}/{name}" + (f" ({answers} answers)" if answers and state != "done" else ""))
+    print(", ".join(f"{n} {state}" for state, n in counts.items()))
     print("Only looked at what is on disk: settings are not compared, data and names known to VLMEvalKit alone are not checked.")
     return 0

@@ -12,21 +12,21 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from . import families, prompts, video
+from . import families, pictures, prompts, video
 from .backbones import Backbone, Talk
-from .loading import CROPS, quiet
+from .loading import CROPS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Message = Sequence[Mapping[str, str]]
 _OLD = transformers.__version__.startswith("4.")
+_LETTERS, _PIXELS = 4, 28 * 28  # of a token, about
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read(record: Backbone, talk: Talk, message: Message) -> Sample:
             said = prompts.question_of(value) if record.bare_questions else value
             shown.prompt += (_between(talk, shown.prompt) if shown.prompt or pictured else talk.gap) + said
         elif kind == "image":
-            shown.add(_picture(value, shown.digest))
+            shown.add(*pictures.read(value, talk.square, shown.digest))
         elif kind == "video":
             shown.show(*_clip(record, part, shown.digest))
         else:
@@ -83,9 +83,10 @@ class _Shown:
     frames: list[int] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
 
-    def add(self, picture: Image) -> None:
-        self.sizes.append(picture.size)
-        self.images.append(_padded(picture) if self.talk.square else picture)
+    def add(self, picture: Image, size: tuple[int, int]) -> None:
+        """size: before any padding."""
+        self.sizes.append(size)
+        self.images.append(picture)
         self.prompt += self.talk.image
 
     def show(self, clip: video.Clip, slots: int) -> None:
@@ -96,7 +97,7 @@ class _Shown:
             self.prompt += self.talk.video
             return
         for frame in clip.frames:
-            self.add(frame)
+            self.add(pictures.padded(frame) if self.talk.square else frame, frame.size)
 
     def sample(self, prompt: str, question: str) -> Sample:
         found = (tuple(self.images), tuple(self.sizes), prompt, question, self.digest.hexdigest())
@@ -126,8 +127,17 @@ def _between(talk: Talk, prompt: str) -> str:
     return talk.gap if prompt.endswith((talk.image, talk.video or talk.image)) else "\n"
 
 
-def collate(record: Backbone, model: Any, processor: Any, samples: Sequence[Sample], device: str) -> dict[str, Any]:
-    """A left-padded batch of samples, on the device, pictures in the model's precision."""
+def extent(record: Backbone, message: Message) -> float:
+    """About how many tokens a message has, to ask like with like: its words and, where a picture's size decides how many tokens
+    it has, its pixels by the file's head. Nothing is decoded; a picture that cannot be read counts as none."""
+    found = sum(len(str(part["value"])) for part in message if part["type"] == "text") / _LETTERS
+    if record.dynamic:
+        found += sum(pictures.pixels(str(part["value"]), record.pixels) for part in message if part["type"] == "image") / _PIXELS
+    return found
+
+
+def collate(record: Backbone, model: Any, processor: Any, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """A left-padded batch of samples, pictures in the model's precision. Not yet on the model's device."""
     family = families.FAMILIES[record.family]
     if record.protocol == "paper":
         found = _paper(model, processor, samples)
@@ -140,10 +150,9 @@ def collate(record: Backbone, model: Any, processor: Any, samples: Sequence[Samp
             low, high = record.pixels  # each version heeds, without complaint, one of the two
             sizes = {"min_pixels": low, "max_pixels": high} if _OLD else {"size": {"shortest_edge": low, "longest_edge": high}}
             shown["images_kwargs"] = sizes
-        with quiet():  # of what will be called otherwise some day
-            found = processor(text=[s.prompt for s in samples], images=images or None, return_tensors="pt", padding=True, **shown)
+        found = processor(text=[s.prompt for s in samples], images=images or None, return_tensors="pt", padding=True, **shown)
     inputs = {
-        name: value.to(device, model.dtype if "pixel" in name else value.dtype)
+        name: value.to(model.dtype if "pixel" in name else value.dtype)
         for name, value in found.items()
         if isinstance(value, torch.Tensor)
     }
@@ -266,31 +275,6 @@ def _number(part: Mapping[str, str], name: str, least: float = 0.0) -> float | N
     if not least < found < math.inf:
         raise ValueError(f"cannot read video {part['value']}: its {name} is a number{' above 0' * (not least)}, not {said!r}")
     return found
-
-
-def _picture(path: str, digest: Any) -> Image:
-    """A picture in RGB, its bytes added to the digest."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        data = Path(path).read_bytes()
-        digest.update(hashlib.sha256(data).digest())
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-        raise ValueError(f"cannot read picture {path}: {error}") from None
-
-
-def _padded(picture: Image) -> Image:
-    """A square with the picture in its middle, on LLaVA's mean colour."""
-    from PIL import Image as images
-
-    side = max(picture.size)
-    if picture.size == (side, side):
-        return picture
-    canvas = images.new("RGB", (side, side), (122, 116, 104))
-    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return canvas
 
 
 def shown(sizes: Sequence[tuple[int, int]], side: int) -> torch.Tensor | None:

@@ -179,8 +179,11 @@ def check_query(record: Backbone, method: str, source: str) -> None:
 
 # -- loading ---------------------------------------------------------------------------------------------------------------------
 @contextmanager
-def quiet() -> Iterator[None]:
-    """transformers and torch without progress bars, load reports and what will change some day: we say what matters."""
+def quiet(ours: bool = False) -> Iterator[None]:
+    """transformers and torch without progress bars, load reports and what will change some day: we say what matters.
+
+    ours: this project's own warnings are heard. Filters are the process's, not the thread's: enter it in the main one.
+    """
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -188,7 +191,10 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            if ours:
+                warnings.filterwarnings("ignore", module=r"(transformers|torch|torchvision|PIL|numpy)(\.|$)")
+            for category in (FutureWarning, DeprecationWarning) if ours else (Warning,):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         logging.set_verbosity(level)
@@ -274,10 +280,14 @@ def _failed(record: Backbone, folder: Path, error: Exception) -> UserError:
     return UserError(f"Cannot load '{record.id}' from {folder}: {reason_of(error)}")
 
 
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def no_memory(error: BaseException) -> str:
     """What to do about a failure that is one of memory; empty for any other."""
     name, text = type(error).__name__, str(error)
-    if name != "OutOfMemoryError" and not isinstance(error, MemoryError) and "can't allocate memory" not in text:
+    known = name == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if not known and not any(words in text for words in _NO_MEMORY):
         return ""
     return (
         "out of memory. Try --dtype bfloat16, a smaller --batch-size, --device all (several GPUs), another --device or a "

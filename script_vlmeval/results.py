@@ -7,7 +7,7 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -19,6 +19,7 @@ from . import __version__, convert, hub, loading, scoring, tiny
 from .backbones import CLIPS, Backbone
 from .cells import Cell
 from .plugin import Dataset, Score
+from .tally import Tally
 
 DECISIVE = ("script-vlmeval", "torch", "transformers", "ms-vlmeval")  # versions that can change an answer or a score
 _VERSIONS = (*DECISIVE, "numpy", "pillow")
@@ -81,16 +82,12 @@ def result(
     fingerprint: Mapping[str, Any],
     dataset: Dataset,
     score: Score,
-    answers: Mapping[str, Mapping[str, Any]],
+    tally: Tally,
     device: str,
     checkpoint: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of result.json. `answers`: index -> record of the store, predictions and errors; `checkpoint`: what an
-    `Origin` said."""
-    config = cell.config
-    good = [a for a in answers.values() if "prediction" in a]
-    failed = {i: a["error"] for i, a in answers.items() if "prediction" not in a}
-    seconds = sum(a["seconds"] for a in good)
+    """The content of result.json. `checkpoint`: what an `Origin` said."""
+    config, seconds = cell.config, tally.seconds
     return {
         "cell": {
             "config": str(config),
@@ -109,15 +106,15 @@ def result(
         **({"judge": score.judge} if score.judge else {}),
         "stderr": standard_error(dataset, score),
         "n": len(dataset.rows),
-        "failed": len(failed),
-        "failures": dict(list(failed.items())[:_NAMED]),
+        "failed": len(tally.failed),
+        "failures": dict(list(tally.failed.items())[:_NAMED]),
         "scorer": score.scorer,
         "other scorers": [other.said() for other in score.others],
         "notes": [*dataset.notes, *score.notes],
         "reference": tiny.reference(dataset.name, dataset.rows) if dataset.kind == "embedded" else {},
-        "tokens": _tokens([a["tokens"] for a in good]),
+        "tokens": tally.tokens(),
         "seconds": seconds,
-        "samples_per_second": len(good) / seconds if seconds else None,
+        "samples_per_second": len(tally.predictions) / seconds if seconds else None,
         "provenance": {"checkpoint": dict(checkpoint), **provenance(device)},
     }
 
@@ -137,16 +134,6 @@ def standard_error(dataset: Dataset, score: Score) -> float | None:
     return None if math.isnan(error) else error
 
 
-def _tokens(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the samples of what was measured."""
-    if not counts:
-        return {}
-    names = ("visual_full", "visual_kept", "between", "text", *(["frames"] if any("frames" in c for c in counts) else []))
-    mean = {name: statistics.fmean(c.get(name, 0) for c in counts) for name in names}
-    layers = [statistics.fmean(column) for column in zip(*(c["layers"] for c in counts), strict=True)]
-    return {**mean, "layers": layers, "relevance": next((c["relevance"] for c in counts if c["relevance"] != "none"), "none")}
-
-
 def provenance(device: str) -> dict[str, Any]:
     """Who made this, in words: versions, machine, command, date."""
     return {
@@ -157,6 +144,7 @@ def provenance(device: str) -> dict[str, Any]:
     }
 
 
+@cache
 def version(name: str) -> str:
     """Of an installed distribution; our own also where it runs from a clone."""
     if name == "script-vlmeval":

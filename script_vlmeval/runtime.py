@@ -5,8 +5,11 @@ The harness and VLMEvalKit's own runner both answer through this class, so a con
 
 from __future__ import annotations
 
+import copy
+import gc
 import hashlib
 import inspect
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +26,10 @@ from .errors import UserError
 from .inputs import Message, Sample
 from .methods import Method
 from .offers import offers, require
+from .pictures import Distinct
 from .prune import pruning
 from .query import LlmQuery
+from .ranks import Ranks
 from .trace import Trace
 
 
@@ -55,8 +60,12 @@ class Runtime:
 
     def __init__(self, record: Backbone, model: Any, processor: Any, device: str, *, offline: bool = False) -> None:
         self.record, self.model, self.processor, self.device, self.offline = record, model, processor, device, offline
-        self.place = str(model.device) if device == loading.ALL_GPUS else device  # where inputs go
+        self.where = str(model.device) if device == loading.ALL_GPUS else device  # inputs go there
         self.family = families.family_of(model)
+        self._collator = copy.deepcopy(processor)  # a tokenizer serves one thread at a time, and questions are encoded by ours
+        if hasattr(self._collator, "image_processor"):
+            self._collator.image_processor = Distinct(self._collator.image_processor)
+        self._collating = threading.Lock()
         self._queries: dict[str, QueryOnce] = {}
 
     @classmethod
@@ -82,6 +91,8 @@ class Runtime:
         else:
             record = loading.fetched(models.record(model), offline=models.offline, clip=False)
         kind = choose_dtype(dtype, where)
+        if where.startswith("cuda:"):
+            torch.cuda.set_device(where)  # for kernels that run on the current one
         loaded, processor = loading.load(record, device=where, dtype=getattr(torch, kind), attn=attn)
         return cls(record, loaded, processor, where, offline=models.offline)
 
@@ -91,12 +102,24 @@ class Runtime:
         return inputs.read(self.record, self.record.asked(style), message)
 
     def prepare(self, items: Sequence[Sample | Message], style: str = "auto") -> Prepared:
-        """A left-padded batch of samples, or of messages that are read first."""
+        """A left-padded batch of samples, or of messages that are read first, on the model's device."""
         samples = [item if isinstance(item, Sample) else self.read(item, style) for item in items]
-        given = inputs.collate(self.record, self.model, self.processor, samples, self.place)
+        with loading.quiet():  # of what processors say will be called otherwise some day
+            return self.place(self.collate(samples, style))
+
+    def collate(self, samples: Sequence[Sample], style: str = "auto") -> Prepared:
+        """A left-padded batch, not yet on the model's device. May be called from a thread beside the model's, in which warnings
+        cannot be silenced: that is for the caller to do."""
+        with self._collating:
+            given = inputs.collate(self.record, self.model, self._collator, samples)
         square = self.record.asked(style).square
         shown = inputs.shown([size for s in samples for size in s.sizes], families.side_of(self.model)) if square else None
         return Prepared(given, [s.question for s in samples], [s.digest for s in samples], shown)
+
+    def place(self, prepared: Prepared) -> Prepared:
+        """A batch on the model's device."""
+        moved = {name: value.to(self.where) for name, value in prepared.inputs.items()}
+        return replace(prepared, inputs=moved, chosen={})
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -111,11 +134,6 @@ class Runtime:
             for query in self._queries.values():
                 query.forget()
 
-    def let_go(self) -> None:
-        """Give back the memory of a batch that failed."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
     @torch.inference_mode()
     def encode(self, prepared: Prepared) -> None:
         """Run the vision side of a batch now, inside `batch()`, so that no configuration's time holds it."""
@@ -124,6 +142,8 @@ class Runtime:
             pixels = [prepared.inputs[name] for name in names if name in prepared.inputs]
             if pixels:
                 self._encode(getattr(inner, get), *pixels)
+        if self.where.startswith("cuda"):
+            torch.cuda.synchronize(self.where)  # once a batch, so that the first configuration's time holds none of it
 
     def _encode(self, get: Any, pixels: torch.Tensor, *more: torch.Tensor) -> None:
         """The calls that the model makes itself, whatever a version calls their arguments."""
@@ -208,7 +228,7 @@ class Runtime:
                 if source in ("llm", "words")
                 else loading.load_query(
                     loading.with_text_side(self.record, offline=self.offline),
-                    self.place,
+                    self.where,
                     compat=source == "clipcompat",
                     model=self.model,
                 )
@@ -227,6 +247,13 @@ class Runtime:
             {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "between": s, "text": t, "layers": row}
             for v, s, t, row in zip(*(x.tolist() for x in (trace.visual, trace.between, trace.text)), layers, strict=True)
         ]
+
+
+def let_go() -> None:
+    """Give back the memory of what is no longer held, such as a batch that failed or a model."""
+    gc.collect()  # an error's frames hold tensors, and each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def relevance_of(record: Backbone, method: Method) -> str:
@@ -296,6 +323,21 @@ def choose_device(wanted: str) -> str:
         gpus = torch.cuda.device_count()
         raise UserError(f"--device '{wanted}' is not a device here: use auto, cpu, cuda or all (GPUs seen: {gpus}).") from None
     return device.type if device.type == "cpu" else str(device)
+
+
+def device_of(wanted: str, ranks: Ranks) -> str:
+    """The device of one of several processes on a computer: a GPU each, where there are some. UserError for too few of them."""
+    if ranks.beside == 1:
+        return wanted
+    if wanted == loading.ALL_GPUS:
+        raise UserError(
+            f"--device all spreads one process over all GPUs, and there are {ranks.beside} here: start one on each computer."
+        )
+    if wanted not in ("auto", "cuda") or not torch.cuda.is_available():
+        return wanted
+    if ranks.beside > (gpus := torch.cuda.device_count()):
+        raise UserError(f"{ranks.beside} processes on this computer, and {gpus} GPU(s): torchrun --nproc-per-node {gpus}.")
+    return f"cuda:{ranks.local}"
 
 
 def choose_dtype(wanted: str, device: str) -> str:

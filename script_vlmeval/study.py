@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "mode": "all",
     "limit": None,
     "batch-size": 32,
+    "max-failures": None,
     "seed": 0,
     "device": "auto",
     "dtype": "auto",
@@ -57,8 +58,9 @@ def read(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, A
         raise UserError("No model: name configurations with --model (tiny_script_16), or a study with --config.")
     if not data:
         raise UserError("No benchmark: name them with --data (ShapesVQA), or in the study. `--list data` shows the names.")
-    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0)):
-        settings[key] = _integer(key, settings[key], least)
+    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0), ("max-failures", 0)):
+        if (key, settings[key]) != ("batch-size", "auto"):
+            settings[key] = _integer(key, settings[key], least)
     for key, known in CHOICES.items():
         if settings[key] not in (*known, DEFAULTS[key]):
             raise unknown(f"value for --{key}:", str(settings[key]), known)

@@ -17,9 +17,10 @@ FILE_LINES, FUNCTION_LINES = 350, 60
 
 # A module may import any module of a lower row, and none of its own; a package such as methods/ counts as one module.
 ROWS = {
-    14: "run cli",
-    13: "sweep study",
-    12: "results asking",
+    15: "run cli",
+    14: "sweep study status",
+    13: "asking survey closing",
+    12: "results work wording",
     11: "report plugin",
     10: "runtime draw listing conformance",
     9: "inputs",
@@ -29,9 +30,10 @@ ROWS = {
     5: "plans tower prepare",
     4: "families tiny encode benchmarks",
     3: "query attention offers",
-    2: "methods prompts",
-    1: "kernels sequence trace scoring cells celltext store shapes hub video judge",
-    0: "errors",
+    2: "methods prompts store counts",
+    1: "kernels sequence trace scoring cells celltext files shapes hub video judge "
+    "ranks ahead batches progress stopping tally pictures",
+    0: "errors recent",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}
 ABOVE = {("run", "cli")}  # within a row

@@ -8,7 +8,7 @@ import sys
 import data_factory
 import pytest
 
-from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, expand, read_tsv, read_user_tsv, resolve
+from script_vlmeval.benchmarks import BENCHMARKS, GROUPS, expand, read_tsv, read_user_tsv, resolve, tables
 from script_vlmeval.errors import UserError
 from script_vlmeval.scoring import kind_of
 
@@ -104,6 +104,17 @@ def test_cells_may_be_as_large_as_pictures(tmp_path):
     assert len(read_tsv(path)[0]["image"]) == 300_000
     assert "image" not in read_tsv(path, skip=("image",))[0]
     assert read_tsv(path, shorten={"image": lambda cell: cell[:3], "absent": str})[0]["image"] == "AAA"
+
+
+def test_equal_cells_are_one_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_REMEMBERED", 8)
+    path = tmp_path / "t.tsv"
+    lines = [f"{i}\t{i // 5}.jpg\t{'long' * 400}" for i in range(100)]
+    path.write_text("\n".join(["index\timage_path\tquestion", *lines]))
+    rows = read_tsv(path)
+    assert ["\t".join(row.values()) for row in rows] == lines
+    assert len({id(row["image_path"]) for row in rows[:4]}) == 1
+    assert len({id(row["image_path"]) for row in rows}) < 60, "the memory is cut, not given up"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 from script_vlmeval import inputs
 from script_vlmeval.backbones import BACKBONES
 from script_vlmeval.errors import UserError
+from script_vlmeval.recent import Recent
 from script_vlmeval.video import memory
 
 N = 24  # frames of the clip, each in a grey of its own
@@ -135,14 +136,17 @@ def test_the_digest_covers_how_the_answer_is_opened(clip: str):
 
 
 # -- the memory ----------------------------------------------------------------------------------------------------------------
+def forget() -> None:
+    memory._CLIPS, memory._DIGESTS = Recent(4), Recent(64)
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that are read from now on, with nothing remembered."""
     found: list[str] = []
     read = memory.read
     monkeypatch.setattr(memory, "read", lambda path, *given, **how: found.append(str(path)) or read(path, *given, **how))
-    memory._clip.cache_clear()
-    memory._digest.cache_clear()
+    forget()
     return found
 
 
@@ -159,8 +163,7 @@ def test_questions_of_one_video_that_follow_each_other_read_it_once(clip: str, r
     assert reads == [clip]
     assert second.videos[0] is first.videos[0]
     assert first.digest != second.digest
-    memory._clip.cache_clear()
-    memory._digest.cache_clear()
+    forget()
     assert read([*asked(clip, frames="4")[:1], text("And then?")]).digest == second.digest  # remembered or not
     assert len(reads) == 2
 
@@ -171,16 +174,15 @@ def test_each_way_of_reading_is_remembered_for_itself(clip: str, reads: list[str
     shown = [greys(read(asked(clip, **how))) for how in ways]
     assert len(reads) == len(ways)
     for how, frames in zip(ways, shown, strict=True):
-        memory._clip.cache_clear()
+        forget()
         assert greys(read(asked(clip, **how))) == frames
 
 
-def test_no_more_than_two_clips_are_held(clip: str, reads: list[str], tmp_path: Path):
-    paths = [clip, folder(tmp_path / "a", range(5)), folder(tmp_path / "b", range(5, 9))]
-    for path in (paths[0], paths[1], paths[0], paths[1], paths[2], paths[2], paths[0]):
+def test_no_more_than_four_clips_are_held(clip: str, reads: list[str], tmp_path: Path):
+    paths = [clip, *(folder(tmp_path / str(i), range(i, i + 3)) for i in range(4))]
+    for path in (*paths[:4], *paths[:4], paths[4], paths[4], paths[0]):
         read(asked(path))
     assert reads == [*paths, paths[0]]
-    assert memory._clip.cache_info().currsize == 2
 
 
 def test_a_video_that_was_changed_is_read_again(reads: list[str], tmp_path: Path):
@@ -230,9 +232,9 @@ def test_what_is_shared_is_not_written_into(case: str, clip: str):
     rt = runtime(case)
     message = asked(clip, frames="4")
     frames = read(message).videos[0].frames
-    before, misses = [frame.tobytes() for frame in frames], memory._clip.cache_info().misses
+    before = [frame.tobytes() for frame in frames]
     batches = [rt.prepare([message, message]).inputs for _ in range(2)]
-    assert memory._clip.cache_info().misses == misses  # so it was these frames
+    assert read(message).videos[0].frames is frames  # so it was these
     assert [frame.tobytes() for frame in frames] == before
     assert all(batches[0][name].equal(batches[1][name]) for name in batches[0])
 

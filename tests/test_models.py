@@ -18,10 +18,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from script_vlmeval import asking, backbones, inputs, plugin, prompts, sweep
+from script_vlmeval import backbones, inputs, plugin, prompts, survey
 from script_vlmeval.backbones import BACKBONES, Models
 from script_vlmeval.benchmarks import BENCHMARKS
-from script_vlmeval.cells import Cell, Config
 from script_vlmeval.cli import main
 from script_vlmeval.methods import get_method
 from script_vlmeval.offers import OFFERS
@@ -145,7 +144,7 @@ def test_a_family_is_swept(family: str, protocol: str, at: Callable[[str], Path]
         tokens = first["tokens"]
         assert (tokens["visual_full"], tokens["between"], tokens["visual_kept"]) == (full, between, expected), name
         assert tokens["relevance"] == ("llm" if name == "x_script_25pct" else "none")
-        assert tokens["layers"] == [pytest.approx(tokens["text"] + expected)] * layouts.LAYERS
+        assert tokens["layers"] == [[pytest.approx(tokens["text"] + expected), layouts.LAYERS]]
         assert second["tokens"]["visual_kept"] <= second["tokens"]["visual_full"]
         assert (shapes / name / "ShapesVQA" / f"{name}_ShapesVQA.xlsx").is_file()
         said = fingerprint(shapes, name)
@@ -367,8 +366,8 @@ def test_published_benchmarks_are_asked_in_llava_s_words(
     make, expected, _ = ASKED[name]
     make(data)
     host_run(tmp_path / "auto", at("llava"), name)
-    assert seen[0].prompt == SYSTEM.format(who="user") + f"USER: <image>\n{expected} ASSISTANT:"
-    assert seen[0].question == expected.partition("\n")[0]
+    first = next(s for s in seen if s.prompt == SYSTEM.format(who="user") + f"USER: <image>\n{expected} ASSISTANT:")
+    assert first.question == expected.partition("\n")[0]
     auto = json.loads((tmp_path / f"auto/llava_divprune_5/{name}/cell.json").read_text())
     assert (auto["message style"], auto["conversation"]) == ("llava", "model")
     seen.clear()
@@ -404,7 +403,7 @@ def test_both_runners_give_the_same(
     assert model.use_custom_prompt(known)
     messages = [model.build_prompt(dataset.data.iloc[i], known) for i in range(4)]
     assert [model.generate(m, dataset=known) for m in messages] == ours
-    assert [s.prompt for s in seen] == asked
+    assert sorted(s.prompt for s in seen) == sorted(asked)  # ours asks the longest first
     assert len(set(ours)) > 1, ours
     assert not model.use_custom_prompt("OCRBench")
 
@@ -514,7 +513,7 @@ def test_a_broken_video_is_a_failed_row(
         return [{"type": "video", "value": str(tmp_path / shown[int(row["index"])])}, text("What?")]
 
     dataset = Dataset(BENCHMARKS["ShapesVQA"], rows, "digest", message)
-    monkeypatch.setattr(sweep, "open_dataset", lambda *_: dataset)
+    monkeypatch.setattr(survey, "open_dataset", lambda *_: dataset)
     assert swept(tmp_path / "results", at(family), family, "x_divprune_25pct") == 1
     assert "3 could not be answered" in capsys.readouterr().err
     result = json.loads((tmp_path / "results/x_divprune_25pct/ShapesVQA/result.json").read_text())
@@ -569,7 +568,8 @@ def test_a_batch_that_does_not_fit_is_asked_in_halves(
     assert main([*argv, "--work-dir", str(tmp_path / "whole"), "--model", *names]) == 0
     rows = Rows(monkeypatch, lambda method, budget: 2)
     assert main([*argv, "--work-dir", str(tmp_path / "halves"), "--model", *names]) == 0
-    assert rows.of("full") == rows.of("cdpruner") == [8, 4, 2, 2, 4, 2, 2]
+    assert rows.of("full") == [8, 4, 2, 2, 4, 2, 2]
+    assert rows.of("cdpruner") == [2, 2, 2, 2]  # what did not fit is not tried again
     for name in names:
         whole, halves = ([a["prediction"] for a in answers(tmp_path / w, name)] for w in ("whole", "halves"))
         assert len(whole) == 8
@@ -597,43 +597,19 @@ def test_one_sample_that_does_not_fit_is_a_failed_row(
     at: Callable[[str], Path], eight: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """The third row's question is too long for this computer."""
-    prepare = Runtime.prepare
+    collate = Runtime.collate
 
-    def limited(runtime: Runtime, items: Any, *style: Any) -> Any:
-        if any("red" not in s.question and "green" in s.question for s in items):
+    def limited(runtime: Runtime, samples: Any, *style: Any) -> Any:
+        if any("red" not in s.question and "green" in s.question for s in samples):
             raise MemoryError
-        return prepare(runtime, items, *style)
+        return collate(runtime, samples, *style)
 
-    monkeypatch.setattr(Runtime, "prepare", limited)
+    monkeypatch.setattr(Runtime, "collate", limited)
     argv = ["--data", "ShapesVQA", "--device", "cpu", "--quiet", "--checkpoint", f"x={at('llava')}", "--family", "llava"]
     assert main([*argv, "--work-dir", str(tmp_path), "--model", "x_full"]) == 1
     result = json.loads((tmp_path / "x_full/ShapesVQA/result.json").read_text())
     assert (result["n"], result["failed"], list(result["failures"])) == (8, 1, ["3"])
     assert "--batch-size" in str(result["failures"]["3"])
-
-
-def test_other_failures_are_asked_again_one_by_one(
-    runtime_of: Callable[..., Runtime], pictures: Callable[..., Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """So that one bad sample costs only itself."""
-    sizes: list[int] = []
-    answer = Runtime.answer
-
-    def picky(runtime: Runtime, prepared: Any, *given: Any, **more: Any) -> Any:
-        sizes.append(len(prepared))
-        if "bad" in " ".join(prepared.questions):
-            raise RuntimeError("the question is bad")
-        return answer(runtime, prepared, *given, **more)
-
-    monkeypatch.setattr(Runtime, "answer", picky)
-    runtime = runtime_of("llava")
-    samples = {str(i): runtime.read([pictures(), text(f"Is it {word}?")]) for i, word in enumerate(("good", "bad", "fine"))}
-    work = asking.Work(Cell(Config.parse("x_full"), "t"), get_method("full"), store=None)  # type: ignore[arg-type]
-    with runtime.batch():
-        records = list(asking._ask(runtime, work, samples, asking.How(0, "auto", 4), {}, [""]))
-    assert sizes == [3, 1, 1, 1]
-    assert [r["index"] for r in records if "prediction" in r] == ["0", "2"]
-    assert [r["error"] for r in records if "error" in r] == ["RuntimeError: the question is bad"]
 
 
 # -- what can be named ---------------------------------------------------------------------------------------------------------

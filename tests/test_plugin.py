@@ -9,8 +9,10 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import types
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +22,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
-from script_vlmeval import backbones, plugin, runtime, scoring
+from script_vlmeval import backbones, inputs, plugin, runtime, scoring
 from script_vlmeval.benchmarks import resolve
 from script_vlmeval.errors import UserError
 from script_vlmeval.plugin.host import host
@@ -372,7 +375,11 @@ def test_failed_and_empty_answers_are_wrong_and_formulas_stay_text(h, data, tmp_
     dataset = plugin.open_dataset(resolve("SQA"), None, tmp_path)
     said = ["Failed to obtain answer via API.", "", "=1+1", "A", *["Z"] * 4]
     workbook = answer(dataset, tmp_path, said)
-    assert list(read_answers(workbook).frame["prediction"]) == ["Z", "Z", "=1+1", "A", *["Z"] * 4]
+    found = read_answers(workbook)
+    assert [row["prediction"] for row in found.rows] == ["", "", "=1+1", "A", *["Z"] * 4]
+    found.copy_to(tmp_path / "copy.xlsx")
+    copied = pd.read_excel(tmp_path / "copy.xlsx", dtype=str)
+    assert list(copied["prediction"]) == ["Z", "Z", "=1+1", "A", *["Z"] * 4]
     assert dataset.score(workbook).metrics["Overall"] == 0
 
 
@@ -522,16 +529,59 @@ def test_a_mixed_table_is_asked_and_scored_by_kind(h, data, tmp_path):
     assert workbook.with_name("tiny_full_own_verdicts.csv").is_file()
 
 
-def test_a_missing_picture_is_that_rows_error(h, data, tmp_path):
+def test_a_missing_picture_is_for_the_reader_to_say(h, data, tmp_path):
+    """Who opens each picture anyway: decoded here too, it would be decoded twice."""
     path = data_factory.mixed(tmp_path)
     (tmp_path / "pictures" / "blue.jpg").write_bytes(b"\xff\xd8 no picture")
     (tmp_path / "pictures" / "red.png").unlink()
     dataset = plugin.open_dataset(resolve(str(path)), None, tmp_path)
-    with pytest.raises(ValueError, match=r"index '0': there is no picture .*red\.png"):
+    tiny = backbones.BACKBONES["tiny"]
+    for i, named in ((0, "red.png"), (2, "blue.jpg")):
+        message = dataset.message(dataset.rows[i])
+        assert [part["type"] for part in message] == ["image", "text"]
+        with pytest.raises(ValueError, match=re.escape(named)):
+            inputs.read(tiny, tiny.talk, message)
+    assert inputs.read(tiny, tiny.talk, dataset.message(dataset.rows[3])).images
+
+
+def test_half_a_picture_is_never_there(h, data, tmp_path, monkeypatch):
+    """Neither for another process, which would take it for a whole one, nor after an error."""
+    data_factory.gqa(data)
+    dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
+    save, seen = Image.Image.save, []
+
+    def slowly(self, path, *more, **options):
+        Path(path).write_bytes(b"half")
+        seen.append(sorted(file.suffix for file in Path(path).parent.iterdir() if not file.name.startswith(".")))
+        if len(seen) == 1:
+            raise OSError("the disk is full")
+        save(self, path, *more, **options)
+
+    monkeypatch.setattr(Image.Image, "save", slowly)
+    with pytest.raises(ValueError, match="index '100': the disk is full"):
         dataset.message(dataset.rows[0])
-    with pytest.raises(ValueError, match=r"index '2': the picture .*blue\.jpg cannot be decoded"):
-        dataset.message(dataset.rows[2])
-    assert dataset.message(dataset.rows[3])
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file.suffix in (".png", ".jpg")]
+    path = Path(dataset.message(dataset.rows[0])[0]["value"])
+    assert seen == [[], []]
+    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_picture_of_several_threads_is_written_by_each(data, tmp_path, monkeypatch):
+    rows = [dict(index=i, question="q", answer="a", image=data_factory.as_base64("red")) for i in range(2)]
+    path = data_factory.write_tsv(tmp_path / "own.tsv", rows)
+    dataset = plugin.open_dataset(resolve(str(path)), None, tmp_path)
+    both, write = threading.Barrier(2, timeout=10), Path.write_bytes
+
+    def together(self, content):
+        write(self, content)
+        both.wait()
+
+    monkeypatch.setattr(Path, "write_bytes", together)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(dataset.message, dataset.rows)
+    assert first[0] == second[0]
+    assert [file.name for file in Path(first[0]["value"]).parent.iterdir()] == [Path(first[0]["value"]).name]
 
 
 def test_a_table_in_the_data_folder_needs_no_path(h, data, tmp_path):

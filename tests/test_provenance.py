@@ -17,7 +17,7 @@ import models
 import originals
 import pytest
 
-from script_vlmeval import asking, loading, prompts, results
+from script_vlmeval import loading, prompts, results, wording
 from script_vlmeval.backbones import BACKBONES, Backbone, Models, published_clip
 from script_vlmeval.cli import main
 from script_vlmeval.methods import get_method
@@ -84,7 +84,7 @@ def told(work: Path, config: str) -> dict[str, Any]:
 
 
 def files(work: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in work.glob("*/ShapesVQA/*")}
+    return {path: path.stat().st_mtime_ns for path in work.glob("*/ShapesVQA/*") if path.name != ".lock"}
 
 
 # -- the CLIP that a cell depends on ---------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_model_without_a_conversation_of_the_host_s_keeps_its_own():
 )
 def test_how_long_answers_may_be(name: str, style: str, benchmark: str, limit: int):
     dataset: Any = SimpleNamespace(host=benchmark)
-    assert asking.longest(style, dataset, BACKBONES[name]) == limit
+    assert wording.longest(style, dataset, BACKBONES[name]) == limit
 
 
 # -- several models --------------------------------------------------------------------------------------------------------------
@@ -286,7 +286,8 @@ def test_a_later_model_that_does_not_load_costs_its_own_cells_alone(
     assert said.err.count("lacks 1 weights of 'y'") == 2
     assert "NOT DONE: y_random_5/ShapesVQA" in said.err
     assert (told(work, "x_full")["failed"], told(work, "z_full")["failed"]) == (0, 0)
-    assert sorted(path.name for path in work.glob("*_*")) == ["x_full", "z_full"]
+    assert sorted(path.parts[-3] for path in work.glob("*_*/ShapesVQA/result.json")) == ["x_full", "z_full"]
+    assert sorted(path.parts[-3] for path in work.glob("*_*/ShapesVQA/failure.json")) == ["y_full", "y_random_5"]
     assert swept(work, "x_full y_full", {"x": llava, "y": llava}) == 0  # mended: only its cells are asked
 
 
@@ -300,7 +301,8 @@ def test_a_later_model_without_what_one_method_needs_answers_under_the_others(
     assert not files(work)
     assert swept(work, "x_full y_full y_script_5", {"x": llava, "y": other}) == 1
     assert "NOT DONE: y_script_5/ShapesVQA: The CLIP checkpoint" in capsys.readouterr().err
-    assert sorted(path.name for path in work.glob("*_*")) == ["x_full", "y_full"]
+    assert sorted(path.parts[-3] for path in work.glob("*_*/ShapesVQA/result.json")) == ["x_full", "y_full"]
+    assert [path.parts[-3] for path in work.glob("*_*/ShapesVQA/failure.json")] == ["y_script_5"]
 
 
 @hosted

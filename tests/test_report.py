@@ -17,6 +17,7 @@ from script_vlmeval import celltext, draw, report
 from script_vlmeval.cells import Config
 from script_vlmeval.draw import plot
 from script_vlmeval.errors import UserError
+from script_vlmeval.report import sheets
 
 NASTY = [
     "=1+1", "+1", "-1", "@SUM(A1)", "#N/A", "#REF!", "=", "'=1", "None", "NA", "nan", "null", "007", "1e5", "TRUE", "2024-01-01",
@@ -106,6 +107,17 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path):
     round_trip(NASTY, tmp_path / "a.xlsx")
     assert (tmp_path / "a.xlsx").read_bytes() == first
     assert os.listdir(tmp_path) == ["a.xlsx"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 198, 199, 200, 201, 900])
+def test_lines_written_one_by_one_are_those_of_a_page(tmp_path: Path, n: int):
+    """Beyond those that openpyxl writes."""
+    texts = [*NASTY, *ESCAPED, "x" * 40_000, "\x7f\x9f", " ", "é\U0001f600 "]
+    lines = [[str(i), texts[i % len(texts)], texts[i * 7 % len(texts)]] for i in range(n)]
+    sheets.save([("page", [["index", "a", "b"], *lines])], tmp_path / "page.xlsx")
+    sheets.save_texts("page", ["index", "a", "b"], iter(lines), n, tmp_path / "lines.xlsx")
+    assert (tmp_path / "page.xlsx").read_bytes() == (tmp_path / "lines.xlsx").read_bytes()
+    assert openpyxl.load_workbook(tmp_path / "lines.xlsx", read_only=True).active.calculate_dimension() == f"A1:C{n + 1}"
 
 
 def test_a_workbook_that_cannot_be_written(tmp_path: Path):

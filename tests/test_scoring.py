@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from script_vlmeval import scoring
 from script_vlmeval.errors import UserError
+from script_vlmeval.scoring import answers
 
 CHOICES = {"A": "blue", "B": "red square", "C": "no", "D": "dark red"}
 
@@ -36,6 +40,22 @@ CHOICES = {"A": "blue", "B": "red square", "C": "no", "D": "dark red"}
 )
 def test_open_answers(prediction, answer, score):
     assert scoring.open_score(prediction, answer) == score
+
+
+PIECES = ["yes", "it's", '"', "'", "\\", "\n", "\r", "\0", ", ", "', '", "[", "]", "", "\u2028", "方块", "{}", "#"]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=3).map("".join), max_size=4))
+def test_a_list_in_a_cell_is_read_as_python_reads_it(items):
+    cell = str(items)
+    assert answers.texts(cell) == tuple(items)
+    for raw in (f"['{''.join(items)}', 'b']", cell[:-1], cell + " ", cell.replace("', '", "','"), cell.replace("'", '"')):
+        try:
+            found = ast.literal_eval(raw.strip())
+        except (ValueError, SyntaxError):
+            found = ()
+        assert answers.texts(raw) == tuple(map(str, found))
 
 
 @pytest.mark.parametrize(("hits", "score"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])

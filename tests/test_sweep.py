@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import csv
+import ctypes
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
+from runtimes import Child, StandIn, lines, loading, table
 
 from script_vlmeval.cli import main
+from script_vlmeval.runtime import Runtime
+from script_vlmeval.store import failure
 
 openpyxl = pytest.importorskip("openpyxl")
 NAMES = ["tiny_full", "tiny_random_16", "tiny_cdpruner_16", "tiny_script_16"]
@@ -130,7 +138,7 @@ def test_an_answer_to_another_picture_does_not_count(tmp_path: Path, capsys: pyt
     shutil.copy(tmp_path / "pictures" / "0.png", tmp_path / "pictures" / "3.png")
     assert main(argv) == 0
     lines = (tmp_path / "out/tiny_full/mine/predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["index"] for line in lines] == ["0", "1", "2", "3", "3"]
+    assert sorted(json.loads(line)["index"] for line in lines) == ["0", "1", "2", "3", "3"]
 
 
 def test_an_old_answer_does_not_stand_in_for_a_picture_that_broke(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -317,3 +325,166 @@ def test_a_work_dir_that_cannot_be_written(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "file").write_text("not a folder")
     assert main(["--model", "tiny_full", "--data", "ShapesVQA", "--limit", "4", "--work-dir", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+# failed rows, without the model ------------------------------------------------------------------------------------------
+CELLS = ("tiny_full", "tiny_random_16")
+
+
+class Sees(StandIn):
+    """Opens the pictures as the real one does, and answers from the question alone."""
+
+    pause = 0.0
+    read = Runtime.read
+
+
+def command(folder: Path, rows: int, broken: int, *more: str) -> list[str]:
+    """A sweep of two cells over rows of which the last ones are broken."""
+    data = table(folder / "data", rows, range(rows - broken, rows))
+    return ["--model", *CELLS, "--data", str(data), "--work-dir", str(folder / "out"), "--quiet", "--batch-size", "4", *more]
+
+
+def test_broken_pictures_are_failed_rows_of_every_cell_and_never_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(Runtime, "load", loading(Sees))
+    assert main(command(tmp_path, 12, 3)) == 1
+    said = capsys.readouterr().err
+    for name in CELLS:
+        records = {record["index"]: record for record in lines(tmp_path / "out" / name / "mine")}
+        assert len(records) == 12
+        assert {index for index, record in records.items() if "error" in record} == {"9", "10", "11"}
+        assert all("cannot read picture" in records[i]["error"] and "bad.png" in records[i]["error"] for i in ("9", "10", "11"))
+        assert not any("prediction" in records[i] for i in ("9", "10", "11"))
+        assert predictions(tmp_path / "out", name, "mine")[9:] == [None] * 3
+        assert result(tmp_path / "out", name, "mine")["failed"] == 3
+        assert f"FAILED ROWS: {name}/mine: 3 could not be answered and count as wrong (" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "broken", "flags", "tolerated"),
+    [
+        (8, 1, ["--max-failures", "0"], 0),
+        (12, 3, ["--max-failures", "2"], 2),
+        (30, 21, [], 20),
+        (30, 20, [], None),
+        (12, 2, ["--max-failures", "2"], None),
+    ],
+)
+def test_more_failed_rows_than_tolerated_stop_a_cell_and_a_rerun_tries_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rows: int,
+    broken: int,
+    flags: list[str],
+    tolerated: int | None,
+):
+    monkeypatch.setattr(Runtime, "load", loading(Sees))
+    argv = command(tmp_path, rows, broken, *flags)
+    assert main(argv) == 1
+    said = capsys.readouterr().err
+    for name in CELLS:
+        cell = tmp_path / "out" / name / "mine"
+        if tolerated is None:
+            assert result(tmp_path / "out", name, "mine")["failed"] == broken
+            assert not failure(cell)
+            continue
+        reason = f"rows failed, more than {tolerated} (--max-failures), the last with cannot read picture"
+        assert reason in failure(cell)
+        assert f"NOT DONE: {name}/mine: {failure(cell)}" in said
+        assert not (cell / "result.json").exists()
+        assert sum("prediction" in record for record in lines(cell)) >= rows - broken - 3  # answers stay
+    shutil.copy(tmp_path / "data" / "good.png", tmp_path / "data" / "bad.png")
+    assert main(argv) == 0
+    for name in CELLS:
+        assert result(tmp_path / "out", name, "mine")["failed"] == 0
+        assert not failure(tmp_path / "out" / name / "mine")
+
+
+@pytest.mark.parametrize("value", ["-1", "few", "1.5"])
+def test_a_number_of_failures_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str):
+    assert main([*command(tmp_path, 4, 0), f"--max-failures={value}"]) == 2
+    assert "--max-failures" in capsys.readouterr().err
+
+
+# what the disk refuses ---------------------------------------------------------------------------------------------------
+def test_a_disk_that_is_full_in_the_middle_tears_nothing_and_a_rerun_completes(tmp_path: Path):
+    """The largest file that may be written holds a part of the answers."""
+    argv = command(tmp_path, 60, 0)
+    full = Child(argv, tmp_path / "full.txt", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)))
+    assert full.end() == 2
+    assert "Traceback" not in full.said
+    assert full.said.count("error: Cannot read or write") == 1
+    assert "free some space and run the same command again" in full.said
+    for name in CELLS:
+        file = tmp_path / "out" / name / "mine" / "predictions.jsonl"
+        kept = file.read_bytes()
+        assert kept.endswith(b"\n")
+        assert 4 <= len(kept.splitlines()) < 60
+        assert not list(file.parent.glob(".*.tmp"))
+    last = Child(argv, tmp_path / "last.txt")
+    assert last.end() == 0, last.said
+    for name in CELLS:
+        records = lines(tmp_path / "out" / name / "mine")
+        assert sorted(int(record["index"]) for record in records) == list(range(60))
+
+
+def without_privilege() -> None:
+    """Permissions count for root too: the capability to override them goes, in this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    head, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(head, data) == 0
+    data[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of the effective ones
+    assert libc.capset(head, data) == 0
+
+
+def closed(folder: Path) -> Callable[[], None]:
+    """Takes away the right to write from a folder and all in it. How to give it back."""
+    paths = [folder, *folder.rglob("*")]
+    modes = {path: path.stat().st_mode for path in paths}
+    for path in paths:
+        path.chmod(modes[path] & ~0o222)
+    return lambda: [path.chmod(mode) for path, mode in modes.items()] and None
+
+
+def test_a_work_dir_that_may_only_be_read(tmp_path: Path):
+    """Not written to, and said so; what is finished there can still be asked for."""
+    argv = command(tmp_path, 8, 0)
+    done = Child(argv, tmp_path / "done.txt")
+    assert done.end() == 0, done.said
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    give_back = closed(tmp_path / "out")
+    try:
+        more = Child([*argv, "--model", "tiny_script_16"], tmp_path / "more.txt", before=without_privilege)
+        again = Child(argv, tmp_path / "again.txt", before=without_privilege)
+        assert more.end() == 2, more.said
+        assert "error: Cannot read or write" in more.said
+        assert "choose another --work-dir, or change its permissions" in more.said
+        assert again.end() == 0, again.said
+        assert "Nothing to do: all 2 cells were done" in again.said
+    finally:
+        give_back()
+    assert "Traceback" not in more.said + again.said
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_a_file_system_that_is_mounted_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: str
+):
+    real, argv = getattr(os, call), command(tmp_path, 4, 0)
+    (tmp_path / "out").mkdir()
+
+    def refused(path: Any, *args: Any, **how: Any) -> Any:
+        writes = call == "mkdir" or (args and args[0] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR))
+        if str(path).startswith(str(tmp_path / "out")) and writes:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, *args, **how)
+
+    monkeypatch.setattr(Runtime, "load", loading(Sees))
+    monkeypatch.setattr(os, call, refused)
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Cannot read or write")
+    assert "Read-only file system; choose another --work-dir" in said

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..scoring import gold_letter, kind_of, options
 
+_REMEMBERED = 1 << 14  # cells that rows nearby share in memory where they are equal
+_SHORT = 1 << 10  # characters of a cell that may be among them
 REFERENCE = 64  # VLMEvalKit's rule: an `image` cell of at most so many characters is the index of the row that has the picture
 
 
@@ -41,8 +43,8 @@ def read_tsv(
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if not rows:
         raise UserError(f"{path} has a header but no rows.")
-    twice = [index for index, n in Counter(row["index"] for row in rows if "index" in row).items() if n > 1]
-    if twice:
+    if "index" in rows[0] and len({row["index"] for row in rows}) < len(rows):
+        twice = [index for index, n in Counter(row["index"] for row in rows).items() if n > 1]
         raise UserError(f"{path}: index '{twice[0]}' occurs more than once ({len(twice)} such). Each row needs its own.")
     return rows
 
@@ -62,15 +64,25 @@ def _rows(
     double = [column for column, n in Counter(header).items() if n > 1]
     if double:
         raise UserError(f"{path} has the column '{double[0]}' twice.")
-    rows = []
+    shorter = [(column, short) for column, short in shorten.items() if column in header and column not in skip]
+    rows: list[dict[str, str]] = []
+    same: dict[str, str] = {}  # a hundred thousand rows repeat their types and pictures
     for cells in lines:
         if not cells:
             continue
         if len(cells) > len(header):
             raise UserError(f"{path}, line {lines.line_num}: {len(cells)} cells under {len(header)} columns.")
         cells += [""] * (len(header) - len(cells))
-        row = {column: cell for column, cell in zip(header, cells, strict=True) if column not in skip}
-        rows.append(row | {column: short(row[column]) for column, short in shorten.items() if column in row})
+        if len(same) > _REMEMBERED:
+            same.clear()
+        row = {
+            column: same.setdefault(cell, cell) if len(cell) <= _SHORT else cell
+            for column, cell in zip(header, cells, strict=True)
+            if column not in skip
+        }
+        for column, short in shorter:
+            row[column] = short(row[column])
+        rows.append(row)
     return rows
 
 

@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..store import replacing
+from ..files import replacing
 from .row import Row, peers
 
 if TYPE_CHECKING:

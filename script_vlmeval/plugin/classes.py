@@ -31,10 +31,11 @@ _RUNTIMES: dict[str, Runtime] = {}
 
 
 def runtime_of(model: str) -> Runtime:
-    """The loaded model; one for all configurations of it in this process."""
+    """The loaded model; one for all configurations of it in this process. The last one is kept."""
     if model not in _RUNTIMES:
         from ..runtime import Runtime
 
+        _RUNTIMES.clear()  # one model in memory
         _RUNTIMES[model] = Runtime.load(model)
     return _RUNTIMES[model]
 

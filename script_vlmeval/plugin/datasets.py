@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ from . import hosted, videos
 from .host import environment, host
 from .host_scores import score_host
 from .judged import JUDGED, score_judged
-from .pictures import OwnTable, check_pictures
+from .pictures import OwnTable, without_table
 from .scores import Score, by_rule
 from .submissions import SUBMISSIONS, write_submission
-from .workbook import Answers, read_answers, settle
+from .workbook import Answers, Joined, answered, read_answers, settle
 
 if TYPE_CHECKING:
     from ..judge import Judge
@@ -74,15 +75,14 @@ class Dataset:
     def message(self, row: Row, style: str = "vlmevalkit") -> Message:
         """What a model is asked: dicts of `type` image | video | text and `value` path | text, in the words of a style.
 
-        ValueError saying which picture or video of which row is missing or, of a picture, cannot be decoded.
+        ValueError naming the row for a picture that stands in its cell and cannot be written as a file, and a video that is not
+        there. Whether a picture's file is there and can be decoded is the reader's to say (`inputs.read`), who opens it once.
         """
         try:
-            message = self._message(row, style)
-            check_pictures(part["value"] for part in message if part["type"] == "image")
+            return self._message(row, style)
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"row with index '{row['index']}': {reason}") from error
-        return message
 
     def cluster(self, row: Row) -> str:
         """What tells a row's picture or video from others: rows of one picture are not independent."""
@@ -90,7 +90,10 @@ class Dataset:
 
     def with_picture(self, row: Row) -> Row:
         """A row as scorers see it: `image` tells its picture from others where that stands in the cell."""
-        return {**row, "image": self.pictures[row["index"]]} if row["index"] in self.pictures else row
+        return {**row, **self._picture(row["index"])}
+
+    def _picture(self, index: str) -> Row:
+        return {"image": self.pictures[index]} if index in self.pictures else {}
 
     def stamp(self, row: Row) -> str:
         """Looked at once for each row."""
@@ -108,15 +111,18 @@ class Dataset:
         rule = self.benchmark.rule
         return JUDGED[rule].scorer(judge) if rule in JUDGED else ""
 
-    def score(self, workbook: Path, judge: Judge | None = None, quiet: bool = True) -> Score:
+    def score(
+        self, workbook: Path, judge: Judge | None = None, quiet: bool = True, said: Mapping[str, str] | None = None
+    ) -> Score:
         """The score of a workbook (all columns but the picture, and `prediction`), with what other scorers say beside it; their
-        files go beside the workbook. judge: where the benchmark is one that a judge scores.
+        files go beside the workbook. judge: where the benchmark is one that a judge scores. said: index -> what stands in the
+        workbook for it, of `rows`, so that it need not be read: that takes longer than most scoring.
 
         UserError when the workbook cannot be read, the scorer gives up, or the judge does not answer: then the files of an
         earlier scoring stay as they are.
         """
-        answers = read_answers(workbook)
-        rows = [self.with_picture(row) for row in answers.rows]
+        answers = read_answers(workbook) if said is None else Answers(workbook, answered(self.rows, said))
+        rows = Joined(answers.rows, self._picture) if self.pictures else answers.rows
         with tempfile.TemporaryDirectory(prefix="score-") as folder:
             beside = Path(folder, workbook.name)  # the host reuses the files of an earlier scoring: none is here
             scores = self._by_ours(rows, beside, judge if self.judgeable else None, quiet)
@@ -130,7 +136,7 @@ class Dataset:
             settle(Path(folder), workbook)
         return score
 
-    def _by_ours(self, rows: list[Row], beside: Path, judge: Judge | None, quiet: bool) -> list[Score]:
+    def _by_ours(self, rows: Sequence[Row], beside: Path, judge: Judge | None, quiet: bool) -> list[Score]:
         """By a judge, by a rule: the main one first."""
         rule = self.benchmark.rule
         found = [score_judged(JUDGED[rule], judge, beside, rows, quiet)] if judge and rule in JUDGED else []
@@ -206,10 +212,29 @@ def _first(dataset: Dataset, limit: int, group: Callable[[Mapping[str, str]], st
 def _content(rows: list[Row]) -> str:
     """A digest of what is asked, not of the file: that holds absolute paths, and the same benchmark may lie in any folder."""
     asked = hashlib.sha256()
+    paths = [key for key in _PATHS if rows and key in rows[0]]
     for row in rows:
-        plain = {key: Path(cell).name if key in _PATHS else cell for key, cell in row.items()}
-        asked.update(repr(plain).encode())
+        asked.update(repr({**row, **{key: _name(row[key]) for key in paths}}).encode())
     return asked.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _name(path: str) -> str:
+    """Of the file alone; rows of one picture stand together."""
+    return Path(path).name
+
+
+def _sizes() -> Callable[[Row], str]:
+    """`_size`, looked up once for all rows of the same files."""
+    seen: dict[tuple[str, ...], str] = {}
+
+    def stamp(row: Row) -> str:
+        files = tuple(row.get(key, "") for key in _PATHS[:2])
+        if files not in seen:
+            seen[files] = _size(row)
+        return seen[files]
+
+    return stamp
 
 
 def _size(row: Row) -> str:
@@ -260,7 +285,7 @@ def _open_video(benchmark: Benchmark, work_dir: Path) -> Dataset:
         rows,
         _content(rows),
         lambda row, style: videos.message(benchmark, row, style),
-        _size,
+        _sizes(),
         videos.host_class(benchmark),
     )
 
@@ -274,6 +299,8 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
     folder = data_folder()
     path = folder / f"{name}.tsv"
     rows = read_tsv(path, ("index",), hosted.where(cls, benchmark), shorten={"image": hosted.marked})
+    if not hosted.is_hosts(cls) and "image" not in rows[0]:
+        return _open_prepared(benchmark, cls, rows)
     marks = {row["index"]: row.pop("image", "") for row in rows}
     dataset = hosted.build(cls, name, folder)
     kept, skipped = hosted.rows_of(dataset, rows)
@@ -286,13 +313,28 @@ def _open_host(benchmark: Benchmark, work_dir: Path) -> Dataset:
         kept,
         content,
         lambda row, style: prompts.restyled(name, message(row), row, style),
-        (lambda row: "") if "image" in dataset.data else _size,
+        (lambda row: "") if "image" in dataset.data else _sizes(),
         dataset if hosted.is_hosts(cls) else None,
         scored=hosted.has_answers(dataset),
         skipped=skipped,
         notes=hosted.notes_on(cls, name, path),
         pictures=hosted.told_apart(marks),
     )
+
+
+def _open_prepared(benchmark: Benchmark, cls: Any, rows: list[Row]) -> Dataset:
+    """A set that the host lacks, of a table with paths: its prompts need no other copy of the table."""
+    if "image_path" not in rows[0]:
+        raise UserError(f"{data_folder() / benchmark.host}.tsv has neither a column 'image' nor 'image_path'.")
+    prompter = without_table(cls, benchmark.host)
+
+    def message(row: Row, style: str) -> Message:
+        if not row["image_path"]:
+            raise ValueError("the cell 'image_path' is empty")
+        return prompts.restyled(benchmark.host, prompter.build_prompt(row), row, style)
+
+    scored = any(row.get(column) for row in rows for column in ("answer", "answers"))
+    return Dataset(benchmark, rows, _content(rows), message, _sizes(), scored=scored)
 
 
 def _open_unknown(benchmark: Benchmark, work_dir: Path) -> Dataset:

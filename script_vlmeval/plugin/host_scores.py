@@ -59,7 +59,7 @@ def score_host(dataset: Any, answers: Answers, workbook: Path, data: Path, judge
                 result = dataset.evaluate(str(copy), model=judge.model if judge else "exact_matching", nproc=1)
             except Exception as error:
                 raise UserError(f"VLMEvalKit's scorer for {name} failed: {said_by(error)}.") from error
-        per_sample = _per_sample(Path(folder), [str(index) for index in answers.frame["index"]])
+        per_sample = _per_sample(Path(folder), [row["index"] for row in answers.rows])
         theirs = workbook.parent / HOST_FILES
         theirs.mkdir(exist_ok=True)
         for path in sorted(Path(folder).glob("answers_*")):

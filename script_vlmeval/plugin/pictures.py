@@ -1,17 +1,16 @@
-"""Pictures of a user's own table, and the check that a picture can be decoded at all."""
+"""Pictures that stand in a table's cells, written as files, and those of a user's own table."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
-import os
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from ..benchmarks.tables import REFERENCE
 from ..scoring import kind_of, options, references
@@ -20,35 +19,28 @@ from .host import host
 _CLASSES = {"mcq": "ImageMCQDataset", "yesno": "ImageYORNDataset", "open": "ImageVQADataset"}
 
 
-def check_pictures(paths: Iterable[str]) -> None:
-    """ValueError for a picture that is missing or broken, before a whole batch fails for it."""
-    for path in paths:
-        reason = _broken(path)
-        if reason:
-            _broken.cache_clear()  # it may be mended before the next try
-            raise ValueError(reason)
-
-
-@cache
-def _broken(path: str) -> str:
-    """Why a picture cannot be used; '' when it can. Pictures of several rows are decoded once."""
-    if not os.path.isfile(path):
-        return f"there is no picture {path}"
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a picture under, which then takes its place: other processes and threads, which may write the
+    same one, never see half of it."""
+    partial = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")  # a picture's format follows from its suffix
     try:
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception as error:
-        return f"the picture {path} cannot be decoded ({error or type(error).__name__})"
-    return ""
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def without_table(cls: Any, name: str) -> Any:
+    """An object of a class of the host's for its prompts alone, of rows that name their pictures' files."""
+    dataset = cls.__new__(cls)
+    dataset.dataset_name, dataset.meta_only = name, True
+    return dataset
 
 
 @cache
 def _prompter(kind: str) -> Any:
-    """A host dataset without a table, for its prompt alone."""
-    cls = getattr(host().dataset, _CLASSES[kind])
-    dataset = cls.__new__(cls)
-    dataset.dataset_name, dataset.meta_only = "own", True
-    return dataset
+    return without_table(getattr(host().dataset, _CLASSES[kind]), "own")
 
 
 class OwnTable:
@@ -64,7 +56,7 @@ class OwnTable:
         self.cache = cache
 
     def message(self, row: Mapping[str, str]) -> list[dict[str, str]]:
-        """ValueError when a picture is not base64; whether it decodes is checked elsewhere."""
+        """ValueError when a picture is not base64; whether it can be decoded is the reader's to say."""
         line: dict[str, Any] = {"question": row["question"], "image_path": self._paths(row), **options(row)}
         if row.get("hint"):
             line["hint"] = row["hint"]
@@ -97,7 +89,6 @@ class OwnTable:
         path = self.cache / hashlib.sha256(data).hexdigest()[:24]
         if not path.is_file():
             self.cache.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}")
-            partial.write_bytes(data)
-            partial.replace(path)
+            with whole(path) as partial:
+                partial.write_bytes(data)
         return str(path)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..scoring import Rule, Verdicts
-from .workbook import answered_rows, write_workbook
+from .workbook import Row, answered_rows, write_lines
 
 _NAMED = 20  # rows that are named where two scorers differ
 
@@ -54,7 +54,7 @@ class Score:
         return told
 
 
-def by_rule(rule: Rule, workbook: Path, rows: Sequence[dict[str, str]] | None = None) -> Score:
+def by_rule(rule: Rule, workbook: Path, rows: Sequence[Row] | None = None) -> Score:
     """The score of a workbook by a rule; `<stem>_verdicts.xlsx` says what was read from each answer, `_verdicts.csv` has the
     figures. rows: those of the workbook, where they were read before. UserError for a workbook without answers, or rows that the
     rule cannot be applied to."""
@@ -67,7 +67,7 @@ def by_rule(rule: Rule, workbook: Path, rows: Sequence[dict[str, str]] | None = 
 
 def write_verdicts(
     workbook: Path,
-    rows: Sequence[dict[str, str]],
+    rows: Sequence[Row],
     verdicts: Verdicts,
     mark: str = "verdicts",
     more: Mapping[str, Sequence[str]] | None = None,
@@ -75,11 +75,18 @@ def write_verdicts(
     """What was read from each answer and what it is worth, in files beside the workbook, which has the other columns. more:
     further columns."""
     answer = next((column for column in ("answer", "answers") if rows and column in rows[0]), "")
-    cells = {column: [row[column] for row in rows] for column in ("index", "prediction", answer) if column}
-    results = pd.DataFrame({**cells, "extracted": verdicts.read, "hit": verdicts.per_sample, **(more or {})})
-    write_workbook(results, workbook.with_name(f"{workbook.stem}_{mark}.xlsx"))
+    kept, further = ["index", "prediction", *([answer] if answer else [])], more or {}
+    lines = zip(
+        ([row[column] for column in kept] for row in rows), verdicts.read, verdicts.per_sample, *further.values(), strict=True
+    )
+    write_lines(
+        workbook.with_name(f"{workbook.stem}_{mark}.xlsx"),
+        [*kept, "extracted", "hit", *further],
+        ([*cells, *rest] for cells, *rest in lines),
+        lean=True,
+    )
     pd.DataFrame([verdicts.metrics]).to_csv(workbook.with_name(f"{workbook.stem}_{mark}.csv"), index=False)
 
 
-def per_sample_of(rows: Sequence[dict[str, str]], verdicts: Verdicts) -> dict[str, float]:
+def per_sample_of(rows: Sequence[Row], verdicts: Verdicts) -> dict[str, float]:
     return {row["index"]: worth for row, worth in zip(rows, verdicts.per_sample, strict=True)}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..benchmarks.folders import digest
 from ..errors import UserError, reason_of
-from ..store import disk, read_json, replacing, write_json
+from ..files import disk, read_json, replacing, write_json
 from .folder import REFUSED
 from .media import damaged
 from .recipe import VIDEO, Folder, Prepared, Recipe, Row

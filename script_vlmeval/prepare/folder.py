@@ -11,7 +11,7 @@ from typing import Any
 
 from ..benchmarks import read_tsv
 from ..errors import UserError, reason_of
-from ..store import disk
+from ..files import disk
 
 _ARCHIVE = re.compile(r"\.(zip|7z|rar|tar|tar\.[a-z0-9]+|tgz|zip\.\w+|z\d\d|tar\.part\w*)$", re.IGNORECASE)
 REFUSED = "change its permissions, or set LMUData to another data folder"  # what helps where a data folder refuses

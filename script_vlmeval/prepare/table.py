@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from .. import __version__
 from ..benchmarks.folders import digest
 from ..errors import UserError
+from ..files import read_json
 from ..scoring import references
-from ..store import read_json
 from .recipe import Recipe, Row
 
 MADE_BY = "script_vlmeval"

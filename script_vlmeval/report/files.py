@@ -8,20 +8,19 @@ from pathlib import Path
 from ..draw import accuracy
 from .pages import pages
 from .rows import read
-from .sheets import save
+from .sheets import save, save_texts
 from .summary import Summary
 
 
 def write_predictions(path: Path, rows: Sequence[Mapping[str, str]], predictions: Mapping[str, str]) -> None:
     """The workbook that VLMEvalKit scores: the rows' columns without `image`, then `prediction`, every cell text.
 
-    `predictions` maps a row's `index` to its answer; a row without one gets an empty cell. UserError when the disk refuses.
+    `predictions` maps a row's `index` to its answer; a row without one gets an empty cell. Lines are made as they are written.
+    UserError when the disk refuses.
     """
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("image", "prediction")]
-    lines = [[*columns, "prediction"]] + [
-        [*(row.get(name, "") for name in columns), predictions.get(row["index"], "")] for row in rows
-    ]
-    save([("predictions", lines)], path)
+    lines = ([*(row.get(name, "") for name in columns), predictions.get(row["index"], "")] for row in rows)
+    save_texts("predictions", [*columns, "prediction"], lines, len(rows), path)
 
 
 def summarise(work_dir: Path) -> Summary:

@@ -13,7 +13,8 @@ from typing import Any
 from ..cells import Config
 from ..draw import Row, at, headed, number
 from ..errors import UserError
-from ..store import CELL, PREDICTIONS, RESULT, disk, read_json
+from ..files import disk, read_json
+from ..store import CELL, PREDICTIONS, RESULT
 from .summary import NOT_SCORED, UNFINISHED, UNREADABLE, Summary
 
 _log = logging.getLogger(__name__)

@@ -6,11 +6,13 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import lru_cache
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from xml.sax import saxutils
 
 import openpyxl
 from openpyxl.cell import WriteOnlyCell
@@ -20,11 +22,14 @@ from openpyxl.utils import get_column_letter
 
 from ..celltext import escape
 from ..draw import number
-from ..store import replacing
+from ..files import replacing
 
 _HEAD = Font(bold=True, color="FFFFFF"), PatternFill("solid", fgColor="2F4B6E"), Alignment(wrap_text=True, vertical="center")
 _INCOMPLETE = PatternFill("solid", fgColor="FBE3D0")
 _RULE = FormulaRule(formula=["$D2<>$D1"], border=Border(top=Side("thin", color="9AA5B1")))  # between budgets
+_LOOKED_AT = 200  # lines that say how wide a column is to be
+_BLOCK = 512  # rows that are written at once
+_CORE = "docProps/core.xml"  # holds the time
 _NAME, _LIMIT = 28, 31  # characters of a sheet's name, without and with a number; more than the latter no reader takes
 
 
@@ -66,28 +71,82 @@ def save(pages: Sequence[tuple[str, Sequence[Sequence[Any]]]], path: Path) -> No
 
     UserError when the disk refuses.
     """
-    workbook, buffer = openpyxl.Workbook(write_only=True), io.BytesIO()
+    workbook = openpyxl.Workbook(write_only=True)
     for name, lines in pages:
-        _fill(workbook.create_sheet(name), lines)
+        _fill(workbook.create_sheet(name), lines, len(lines))
+    _write(workbook, path)
+
+
+def save_texts(name: str, columns: Sequence[str], lines: Iterable[Sequence[str]], n: int, path: Path) -> None:
+    """Writes one page of `n` lines of text under their columns: what `save` would write, byte for byte, in a tenth of the time
+    and with a few lines in memory. UserError when the disk refuses."""
+    lines = iter(lines)
+    first = [columns, *islice(lines, _LOOKED_AT - 1)]
+    workbook = openpyxl.Workbook(write_only=True)
+    _fill(workbook.create_sheet(name), first, n + 1)
+    _write(workbook, path, _rows(lines, len(first) + 1, [get_column_letter(i) for i in range(1, len(columns) + 1)]))
+
+
+def _write(workbook: Any, path: Path, more: Iterable[bytes] = ()) -> None:
+    """more: further rows of its only sheet."""
+    buffer = io.BytesIO()
     workbook.save(buffer)
     with replacing(path) as temporary, zipfile.ZipFile(buffer) as source, zipfile.ZipFile(temporary, "w") as target:
-        for entry in source.namelist():
-            data = source.read(entry)
-            if entry.startswith("xl/worksheets/"):
-                data = data.replace(b"\r", b"&#13;")  # readers turn a bare one into a newline
-            if entry == "docProps/core.xml":
-                data = re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"1980-01-01T00:00:00Z", data)
-            target.writestr(zipfile.ZipInfo(entry), data, zipfile.ZIP_DEFLATED)
+        for name in source.namelist():
+            data, entry = source.read(name), zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with target.open(entry, "w") as file:
+                if name.startswith("xl/worksheets/"):
+                    _write_sheet(file, data, more)
+                elif name == _CORE:
+                    file.write(re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"1980-01-01T00:00:00Z", data))
+                else:
+                    file.write(data)
 
 
-def _fill(sheet: Any, lines: Sequence[Sequence[Any]]) -> None:
+def _write_sheet(file: IO[bytes], data: bytes, more: Iterable[bytes]) -> None:
+    data = data.replace(b"\r", b"&#13;")  # readers turn a bare one into a newline
+    if filtered := re.search(rb'<autoFilter ref="([A-Z0-9:]+)"', data):  # readers go through a sheet that does not say its size
+        data = data.replace(b"<sheetViews>", b'<dimension ref="%s"/><sheetViews>' % filtered[1], 1)
+    end = data.rindex(b"</sheetData>")
+    file.write(data[:end])
+    for block in more:
+        file.write(block)
+    file.write(data[end:])
+
+
+def _rows(lines: Iterable[Sequence[str]], start: int, letters: Sequence[str]) -> Iterator[bytes]:
+    """Lines of text as rows of a sheet's XML, `start` being the number of the first."""
+    numbered = enumerate(lines, start)
+    while block := list(islice(numbered, _BLOCK)):
+        rows = [_row(n, zip(letters, line, strict=True)) for n, line in block]
+        yield "".join(rows).encode("ascii", "xmlcharrefreplace")
+
+
+def _row(n: int, cells: Iterable[tuple[str, str]]) -> str:
+    inner = "".join([f'<c r="{letter}{n}" t="inlineStr">{_inline(text)}</c>' for letter, text in cells])
+    return f'<row r="{n}">{inner}</row>'
+
+
+@lru_cache(maxsize=1024)  # types and pictures repeat
+def _inline(text: str) -> str:
+    """A text as it stands in a cell's XML, the way openpyxl writes it."""
+    if not text:
+        return ""
+    safe = escape(text)
+    space = ' xml:space="preserve"' if safe != safe.strip() else ""
+    return f"<is><t{space}>{saxutils.escape(safe)}</t></is>".replace("\r", "&#13;")
+
+
+def _fill(sheet: Any, lines: Sequence[Sequence[Any]], n: int) -> None:
+    """n: how many lines the sheet will have, with its head."""
     last = get_column_letter(len(lines[0]))
-    sheet.freeze_panes, sheet.auto_filter.ref = "B2", f"A1:{last}{len(lines)}"
-    for place, column in enumerate(zip(*lines[:200], strict=True), 1):
+    sheet.freeze_panes, sheet.auto_filter.ref = "B2", f"A1:{last}{n}"
+    for place, column in enumerate(zip(*lines[:_LOOKED_AT], strict=True), 1):
         width = max(len(words(value)) for value in column) + 3
         sheet.column_dimensions[get_column_letter(place)].width = min(max(width, 9), 60)
     if "budget" in lines[0]:
-        sheet.conditional_formatting.add(f"A2:{last}{len(lines)}", _RULE)
+        sheet.conditional_formatting.add(f"A2:{last}{n}", _RULE)
     for place, line in enumerate(lines):
         sheet.append([_cell(sheet, value, head=not place) for value in line])
 

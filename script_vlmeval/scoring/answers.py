@@ -20,11 +20,16 @@ def normalise(text: str) -> str:
     return " ".join(words) or plain
 
 
+_LISTED = re.compile(r"\[(?:'[^'\\\n\r\0]*', )*'[^'\\\n\r\0]*'\]")  # a list of texts as `str` writes it, with nothing escaped
+
+
 @lru_cache(maxsize=16)  # a row's cell is asked for several times in a row
 def texts(cell: str) -> tuple[str, ...]:
     """The texts of a Python list written as text; none for any other cell."""
     if not cell.strip().startswith("["):
         return ()
+    if _LISTED.fullmatch(cell):  # nearly all are, and Python's own parser takes thirty times as long
+        return tuple(cell[2:-2].split("', '"))
     try:
         found = ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError):

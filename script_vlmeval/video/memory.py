@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..recent import Recent
 from .clip import Clip
 from .reading import read
 from .sampling import Sampler
 
-_CLIPS, _DIGESTS = 2, 64  # clips may be large, digests are not
+_CLIPS: Recent[Clip] = Recent(4)  # they may be large
+_DIGESTS: Recent[bytes] = Recent(64)
 _BLOCK = 1 << 22
 
 
@@ -34,7 +35,9 @@ def remembered(path: str | Path, frames: int | None, sampler: Sampler = "ends", 
         raise ValueError(f"cannot read video {named}: there is no such file") from None
     except OSError as error:
         raise ValueError(f"cannot read video {named}: {error.strerror or error}") from None
-    return Remembered(_clip(named, stamp, frames, sampler, tuple(sorted(how.items()))), _digest(named, stamp))
+    chosen = (named, stamp, frames, sampler, tuple(sorted(how.items())))
+    clip = _CLIPS.get(chosen, lambda: read(named, frames, sampler, **how))
+    return Remembered(clip, _DIGESTS.get((named, stamp), lambda: _digest(named)))
 
 
 def _stamp(path: str) -> tuple[Any, ...]:
@@ -47,13 +50,7 @@ def _files(path: str) -> list[Path]:
     return sorted(f for f in source.iterdir() if f.is_file()) if source.is_dir() else [source]
 
 
-@lru_cache(maxsize=_CLIPS)
-def _clip(path: str, stamp: tuple[Any, ...], frames: int | None, sampler: Sampler, how: tuple[tuple[str, Any], ...]) -> Clip:
-    return read(path, frames, sampler, **dict(how))
-
-
-@lru_cache(maxsize=_DIGESTS)
-def _digest(path: str, stamp: tuple[Any, ...]) -> bytes:
+def _digest(path: str) -> bytes:
     found = hashlib.sha256()
     for file in _files(path):
         with file.open("rb") as stream:

@@ -1,0 +1,102 @@
+"""Close a cell: its answers into a workbook, the workbook to the scorers, and `result.json` last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import results
+from .cells import Cell
+from .errors import UserError, reason_of
+from .files import disk
+from .plugin import Dataset
+from .report import write_predictions
+from .runtime import choose_device
+from .tally import Tally
+from .work import Options, Work
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What became of the cells. `failed`: cell -> reason; `rows`: cell -> how many rows have no answer, and why the first;
+    `troubles`: processes that did no share, and why."""
+
+    done: list[Cell] = field(default_factory=list)
+    already: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    rows: dict[Cell, tuple[int, str]] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+    submissions: set[str] = field(default_factory=set)  # benchmarks of which there are files to send in
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 when every cell is done without a failed row, else 1."""
+        return 1 if self.failed or self.rows or self.troubles else 0
+
+
+def close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> None:
+    """Score a cell and finish it, or say why not."""
+    if work.finished and options.mode != "eval":
+        outcome.already.append(work.cell)
+        if (work.store.result() or {}).get("submission"):
+            outcome.submissions.add(work.cell.benchmark)
+        return
+    reason = work.reason or _answered(work, dataset, options, outcome)
+    if reason:
+        outcome.failed[work.cell] = reason
+        if options.mode != "eval":  # which leaves what there is
+            work.store.announce()
+            work.store.give_up(reason)
+    else:
+        outcome.done.append(work.cell)
+
+
+def _answered(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> str:
+    """The workbook and, unless answers alone were asked for, the score. Why there is none; '' where there is."""
+    tally = Tally.of(_records(work, dataset))
+    if unanswered := len(dataset.rows) - len(tally.predictions) - len(tally.failed):
+        again = "without --mode eval" if options.mode == "eval" else "again"
+        return f"{unanswered} of {len(dataset.rows)} rows have no answer: run it {again}"
+    first = next(iter(tally.failed.values()), "")
+    if not tally.predictions:
+        return f"none of {len(dataset.rows)} rows could be answered, the first because of: {first}"
+    if tally.failed:
+        outcome.rows[work.cell] = len(tally.failed), first
+    # A failed row's cell stays empty: wrong.
+    write_predictions(work.store.workbook, dataset.rows, tally.predictions)
+    return _scored(work, dataset, tally, options, outcome) if options.mode != "infer" else ""
+
+
+def _records(work: Work, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The record that counts of each row, in the order of the rows: not an old answer to a picture that is another one now."""
+    work.store.refresh()
+    lines = work.store.lines()
+    kept = [
+        line
+        for row in dataset.rows
+        if (line := lines.get(row["index"])) and (not line.answered or line.stamp == dataset.stamp(row))
+    ]
+    return work.store.records(kept)
+
+
+def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcome: Outcome) -> str:
+    before = work.store.result() or {}
+    if before.get("judge") and options.judge is None and dataset.judgeable:
+        _log.warning("%s: the score by %s gives way to one without a judge.", work.cell, before["judge"])
+    try:
+        with disk(work.store.folder):
+            score = dataset.score(work.store.workbook, options.judge, options.quiet, said=tally.predictions)
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # the host's own code, or a rule that meets what nobody thought of: one cell's loss
+        _log.debug("%s", work.cell, exc_info=True)
+        return f"scoring failed: {type(error).__name__}: {reason_of(error)}"
+    if score.submission:
+        outcome.submissions.add(work.cell.benchmark)
+    device = choose_device(options.device)
+    work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, tally, device, work.origin))
+    return ""

@@ -1,0 +1,20 @@
+"""One cell's folder on disk, safe against crashes and several processes: `work_dir/<config>/<benchmark>/`.
+
+    cell.json               what the folder holds (the fingerprint: everything that could change the score)
+    predictions.jsonl       one JSON object per answered row, durable once `append` returns
+    predictions-<r>.jsonl   the same by process r of a run, until it is merged: a shard
+    result.json             written last, in one step: done
+    failure.json            why the cell was given up
+    .lock                   held by the run that works on it, and says who that is
+
+A killed run leaves at most a torn last line, which is cut off, and shards, which the next run merges. A line that is not ours is
+skipped, never read as an answer: `seal` tells them apart. `cell` is the folder, `shard` its files of answers, `lock` who has it.
+"""
+
+from __future__ import annotations
+
+from .cell import CELL, FAILURE, RESULT, CellStore, Line, failure
+from .lock import LOCK, held
+from .shard import PREDICTIONS, written
+
+__all__ = ["CELL", "FAILURE", "LOCK", "PREDICTIONS", "RESULT", "CellStore", "Line", "failure", "held", "written"]
