@@ -31,11 +31,12 @@ PROMPT = 640  # tokens of a prompt, pictures included, for which work is counted
 @dataclass(frozen=True)
 class Scale:
     """A model and how it is pruned. budgets: before the language model; inside: of methods that work inside it, whose mean over
-    the layers holds the first ones, which see everything."""
+    the layers holds the first ones, which see everything: `first` of them."""
 
     name: str
     budgets: tuple[str, ...]
     inside: tuple[str, ...]
+    first: int  # 2 of LLaVA's 32 layers, and in proportion at least 1
     geometry: Geometry | None = None  # None: the embedded model
     clip: tuple[int, int, int] = (0, 0, 0)  # width, intermediate width and layers of the text side
 
@@ -56,9 +57,9 @@ _MID = replace(
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("tiny", ("72", "36", "16", "8"), ("120", "108", "96", "84")),
-        Scale("mid", ("192", "128", "64", "32"), ("448", "384", "320", "256"), _MID, (128, 512, 3)),
-        Scale("llava7b", ("192", "128", "64", "32"), ("192", "128", "96", "64"), _LLAVA, (768, 3072, 12)),
+        Scale("tiny", ("72", "36", "16", "8"), ("84", "72", "60", "48"), 1),
+        Scale("mid", ("192", "128", "64", "32"), ("224", "192", "160", "128"), 1, _MID, (128, 512, 3)),
+        Scale("llava7b", ("192", "128", "64", "32"), ("192", "128", "96", "64"), 2, _LLAVA, (768, 3072, 12)),
     )
 }
 

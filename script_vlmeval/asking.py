@@ -20,7 +20,8 @@ from .counts import Counts
 from .inputs import Message, Sample, extent
 from .loading import no_memory, quiet
 from .methods import Method
-from .runtime import Prepared, Runtime, let_go
+from .room import let_go
+from .runtime import Prepared, Runtime
 from .stopping import Stop
 from .tally import runs
 from .wording import How, style_of

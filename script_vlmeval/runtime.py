@@ -6,7 +6,6 @@ The harness and VLMEvalKit's own runner both answer through this class, so a con
 from __future__ import annotations
 
 import copy
-import gc
 import hashlib
 import inspect
 import threading
@@ -247,13 +246,6 @@ class Runtime:
             {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "between": s, "text": t, "layers": row}
             for v, s, t, row in zip(*(x.tolist() for x in (trace.visual, trace.between, trace.text)), layers, strict=True)
         ]
-
-
-def let_go() -> None:
-    """Give back the memory of what is no longer held, such as a batch that failed or a model."""
-    gc.collect()  # an error's frames hold tensors, and each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def relevance_of(record: Backbone, method: Method) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from . import survey
+from . import room, survey
 from .ahead import decoders
 from .asking import Asking
 from .batches import Meter, Sizer
@@ -24,7 +24,7 @@ from .counts import Counts
 from .errors import UserError, reason_of
 from .progress import Progress
 from .ranks import RankFailed, Ranks
-from .runtime import Runtime, device_of, let_go, method_of
+from .runtime import Runtime, choose_device, device_of, method_of
 from .stopping import STOPPED, between_batches
 from .wording import How, longest
 from .work import Chunk, Job, Options
@@ -100,7 +100,7 @@ class _Sweep:
         """Every job; then, in the first process, what others were still at."""
         for number in range(len(self.jobs)):
             self._do(number)
-            let_go()  # the next model needs the room
+            room.let_go()  # the next model needs the room
         self.counts.show()
         self._close(wait=True)
         if self.ranks.first:
@@ -129,6 +129,8 @@ class _Sweep:
         """
         job, options = self.jobs[number], self.options
         fatal = self.ranks.first and number == self.asked[0]
+        if choose_device(options.device) == "cpu":
+            room.keep()
         try:
             runtime = Runtime.load(
                 job.record, device=options.device, dtype=options.dtype, attn=options.attn, checkpoints=options.models

@@ -32,7 +32,7 @@ ROWS = {
     3: "query attention offers",
     2: "methods prompts store counts",
     1: "kernels sequence trace scoring cells celltext files shapes hub video judge "
-    "ranks ahead batches progress stopping tally pictures",
+    "ranks ahead batches progress stopping tally pictures room",
     0: "errors recent",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}
