@@ -83,8 +83,8 @@ def configs_of(scale: Scale, args: argparse.Namespace) -> list[Config]:
     """The unpruned model, then every method at its budgets. UserError for one that the model cannot serve."""
     found = [Config.parse(f"{scale.name}_{FULL}")]
     for method in args.methods:
+        inside = not INSIDE.isdisjoint(get_method(method).needs)
         params = PARAMS.get(method, {}) | ({"first_layer": scale.first} if inside else {})
-        inside = not INSIDE.isdisjoint(get_method(method, **params).needs)
         budgets = args.budgets or (scale.inside if inside else scale.budgets)
         found += [Config.parse(f"{scale.name}_{method}_{budget}", params) for budget in budgets]
     for config in found:
