@@ -29,6 +29,7 @@ from .work import Chunk, Table, Work
 
 _log = logging.getLogger(__name__)
 _HOPELESS = 8  # a cell without a single answer is given up after so many failures of the model
+_WARNINGS = 9  # about rows of a benchmark that cannot be read
 _AHEAD = 2  # batches that wait, decoded, for the model
 
 
@@ -64,6 +65,7 @@ class Asking:
     tolerated: int
     workers: int = 1
     leaving: bool = field(default=False, init=False)
+    warned: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.rows, self.dataset = self.table.dataset.rows, self.table.dataset
@@ -114,6 +116,13 @@ class Asking:
             raise InterruptedError
         return self.runtime.read(message, self.how.style)
 
+    def _warn(self, at: int, why: str) -> None:
+        """Each reason once, and the first few of them."""
+        if why not in self.warned and len(self.warned) <= _WARNINGS:
+            more = " (there are more: they stand in predictions.jsonl)" if len(self.warned) == _WARNINGS else ""
+            _log.warning("%s, row %s: %s%s", self.dataset.name, self.rows[at]["index"], why, more)
+            self.warned.add(why)
+
     def _costs(self, messages: Sequence[Message]) -> list[float]:
         """How long each message is; those about one picture as the longest of them, so that they stay side by side."""
         longest: dict[str, float] = {}
@@ -131,7 +140,7 @@ class Asking:
             else:
                 batch.samples[at] = sample
         for at, why in batch.broken.items() if not self.leaving else ():
-            _log.warning("%s, row %s: %s", self.dataset.name, self.rows[at]["index"], why)
+            self._warn(at, why)
         if batch.samples:
             try:
                 batch.prepared = self.runtime.collate(list(batch.samples.values()), self.how.style)

@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import study
-from .cells import Config, parse_params
+from . import commands, study
 from .errors import UserError
-from .stopping import STOPPED, terminated_as_interrupted
+from .stopping import terminated_as_interrupted
 
 if TYPE_CHECKING:
-    from . import sweep
-    from .backbones import Models
-    from .benchmarks import Benchmark
-    from .sweep import Outcome
+    pass
 
 _EXAMPLES = """examples:
   python run.py --config configs/tiny.yaml                          the embedded demo, a few minutes on a laptop
@@ -35,7 +31,10 @@ _EXAMPLES = """examples:
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
 exit status: 0 all cells done (or laws kept), 1 some failed (a rerun finishes them), 2 something must be changed first"""
-_KEPT = {"conformance": "", "prepare": "What was checked is remembered"}  # of what Ctrl-C stops
+_KEPT = {  # of what Ctrl-C stops
+    "conformance": "",
+    "prepare": "What was checked is remembered: run the same command again to go on.",
+}
 _CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
@@ -89,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told of in words, not in frames of C++
     logging.basicConfig(level=logging.WARNING if first else logging.CRITICAL, handlers=[_log_handler()])
-    said = set[str]()
+    warned = set[str]()
     try:
         with warnings.catch_warnings(), terminated_as_interrupted():
-            warnings.showwarning = lambda message, *_: _warn(str(message), said) if first else None
+            warnings.showwarning = lambda message, *_: _warn(str(message), warned) if first else None
             args = parser().parse_intermixed_args(argv)
             alone = args.list or args.dry_run or args.command != "run"  # work for one process
             return _dispatch(args) if first or not alone else 0
@@ -102,9 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         given = sys.argv[1:] if argv is None else argv
-        kept = next((words for command, words in _KEPT.items() if command in given), "Answers so far are on disk")
+        said = next((words for command, words in _KEPT.items() if command in given), commands.kept("--fresh" in given))
         if first:
-            print(f"Stopped. {kept}: run the same command again to go on." if kept else "Stopped.", file=sys.stderr)
+            print(f"Stopped. {said}".rstrip(), file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
@@ -138,15 +137,15 @@ def _dispatch(args: argparse.Namespace) -> int:
         return 0
     _check_flags(args)
     if args.command == "conformance":
-        return _conformance(args)
+        return commands.conformance(args)
     if args.command == "prepare":
-        return _prepare(args)
+        return commands.prepare(args)
     if args.command == "status":
         from .status import command
 
         return command(Path(args.work_dir or study.DEFAULTS["work-dir"]), live=sys.stdout.isatty())
     if args.command == "report":
-        return _report(Path(args.work_dir or study.DEFAULTS["work-dir"]))
+        return commands.report(Path(args.work_dir or study.DEFAULTS["work-dir"]))
     if args.fresh and args.mode == "eval":
         raise UserError("--fresh discards the answers that --mode eval would score: give one of them.")
     if args.fresh and args.reuse:
@@ -154,8 +153,8 @@ def _dispatch(args: argparse.Namespace) -> int:
     configs, data, settings = study.read(args)
     models = study.models_of(args, configs, settings["protocol"])
     if args.dry_run:
-        return _dry_run(configs, data, Path(str(settings["work-dir"])), models)
-    return _run(configs, data, settings, models, args)
+        return commands.dry_run(configs, data, Path(str(settings["work-dir"])), models)
+    return commands.run(configs, data, settings, models, args)
 
 
 _OWN = {  # flags of a command
@@ -180,154 +179,3 @@ def _check_flags(args: argparse.Namespace) -> None:
             raise UserError(f"{', '.join(foreign)}: these belong to {commands}; what is run is named with --model.")
         takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed - {"names"}))
         raise UserError(f"`run.py {args.command}` takes no {' or '.join(foreign)}: only {takes}.")
-
-
-# -- commands ----------------------------------------------------------------------------------------------------------------
-def _run(configs: list[Config], names: list[str], settings: dict[str, Any], models: Models, args: argparse.Namespace) -> int:
-    from .benchmarks import expand
-
-    data = expand(names)
-    work_dir = Path(str(settings["work-dir"]))
-    judge = study.judge_of(settings, work_dir)
-    from . import sweep
-
-    options = sweep.Options(
-        work_dir=work_dir,
-        mode=settings["mode"],
-        limit=settings["limit"],
-        batch_size=settings["batch-size"],
-        seed=settings["seed"],
-        device=settings["device"],
-        dtype=settings["dtype"],
-        attn=settings["attn"],
-        models=models,
-        prompt_style=settings["prompt-style"],
-        fresh=args.fresh,
-        quiet=args.quiet,
-        judge=judge,
-        max_failures=settings["max-failures"],
-    )
-    outcome = _swept(configs, data, options)
-    if outcome is None:
-        return 1
-    if os.environ.get("RANK", "0") != "0":
-        return outcome.status
-    if options.mode != "infer" and (outcome.done or outcome.already):
-        try:
-            _report(options.work_dir)
-        except UserError as error:
-            if outcome.done:
-                raise
-            print(f"warning: the tables stay as they were. {error}", file=sys.stderr)
-    _tell(outcome, options.work_dir)
-    return outcome.status
-
-
-def _swept(configs: Sequence[Config], data: Sequence[Benchmark], options: sweep.Options) -> Outcome | None:
-    """The outcome; None where another process of the run failed, which is told of."""
-    from . import sweep
-    from .ranks import RankFailed, Ranks
-
-    ranks, failed = None, ""
-    try:
-        ranks = Ranks.here()
-        return sweep.run(configs, data, options, ranks)
-    except RankFailed as error:
-        failed = (ranks.gone() if ranks else "") or str(error)
-        if STOPPED in failed:
-            raise KeyboardInterrupt from None
-        return None
-    except KeyboardInterrupt:
-        failed = ranks.gone() if ranks else ""
-        raise
-    finally:
-        # The second speaks for the first.
-        if failed and STOPPED not in failed and (not ranks or ranks.first or (ranks.rank == 1 and "rank 0" in failed)):
-            print(f"FAILED: {failed}. Answers so far are on disk: run the same command again to go on.", file=sys.stderr)
-        if ranks:
-            ranks.close()
-
-
-def _tell(outcome: Outcome, work_dir: Path) -> None:
-    """What happened, in a few lines."""
-    if outcome.already and not outcome.done and not outcome.failed:
-        cells = "the cell was" if len(outcome.already) == 1 else f"all {len(outcome.already)} cells were"
-        print(f"Nothing to do: {cells} done. --fresh runs them again.")
-    elif outcome.already:
-        print(f"{len(outcome.already)} cells were done before.")
-    if outcome.done:
-        cells = "1 cell" if len(outcome.done) == 1 else f"{len(outcome.done)} cells"
-        print(f"{cells} done; answers and scores: {work_dir}/<configuration>/<benchmark>/")
-    for benchmark in sorted(outcome.submissions):
-        print(f"To send in: {work_dir}/<configuration>/{benchmark}/<configuration>_{benchmark}_submission.json")
-    for cell, (rows, why) in outcome.rows.items():
-        print(f"FAILED ROWS: {cell}: {rows} could not be answered and count as wrong ({why})", file=sys.stderr)
-    if outcome.rows:
-        print("A rerun tries the failed rows again.", file=sys.stderr)
-    for trouble in outcome.troubles:
-        print(f"TROUBLE: {trouble}", file=sys.stderr)
-    for cell, reason in outcome.failed.items():
-        print(f"NOT DONE: {cell}: {reason}", file=sys.stderr)
-
-
-def _report(work_dir: Path) -> int:
-    from .report import summarise, table
-
-    summary = summarise(work_dir)
-    print(table(summary))
-    print(f"Tables: {summary.workbook}" + (f"; plot: {summary.plot}" if summary.plot else ""))
-    return 0
-
-
-def _prepare(args: argparse.Namespace) -> int:
-    """Makes what can be made; what cannot is told of at the end."""
-    from .benchmarks.folders import new_data_folder
-    from .prepare import prepare
-
-    if not args.names or not args.source:
-        raise UserError(
-            "Name benchmarks and the folder of their download: run.py prepare GQA --source DIR. See docs/benchmarks.md."
-        )
-    benchmarks, data = study.preparable(args.names), new_data_folder()
-    how = dict(quiet=args.quiet, fresh=args.fresh, allow_missing=args.allow_missing)
-    failed = []
-    for benchmark in benchmarks:
-        try:
-            made = prepare(benchmark.host, args.source, data, called=benchmark.name, **how)
-        except UserError as error:
-            failed.append(f"{benchmark.name}: {str(error).removeprefix(f'{benchmark.name}: ')}")
-            continue
-        print(f"{benchmark.name}: {made.rows:,} questions in {made.table}")
-        for note in made.notes:
-            print(f"  {note}")
-    if failed:
-        raise UserError("\n  ".join([f"{len(failed)} of {len(benchmarks)} were not prepared:", *failed][len(benchmarks) == 1 :]))
-    return 0
-
-
-def _conformance(args: argparse.Namespace) -> int:
-    if not args.method:
-        raise UserError("No method: name some with --method (script), a file of your own (my_method.py), or all.")
-    from .conformance.report import command
-
-    return command(args.method, args.recordings, quiet=args.quiet, params=parse_params(args.param))
-
-
-def _dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, models: Models) -> int:
-    from .benchmarks import expand
-    from .runtime import method_of
-    from .status import MISSING, states
-
-    for config in configs:
-        method_of(config, models)
-    there = {(cell.config, cell.benchmark): cell for cell in (states(work_dir) if work_dir.is_dir() else [])}
-    counts: dict[str, int] = {"done": 0, "partial": 0, MISSING: 0}
-    for config in configs:
-        for name in [benchmark.name for benchmark in expand(names)]:
-            cell = there.get((str(config), name))
-            state, answers = (cell.state, cell.answers) if cell else (MISSING, 0)
-            counts[state] = counts.get(state, 0) + 1
-            print(f"{state:8} {config}/{name}" + (f" ({answers} answers)" if answers and state != "done" else ""))
-    print(", ".join(f"{n} {state}" for state, n in counts.items()))
-    print("Only looked at what is on disk: settings are not compared, data and names known to VLMEvalKit alone are not checked.")
-    return 0

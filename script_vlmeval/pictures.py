@@ -34,12 +34,14 @@ def read(path: str, square: bool, digest: Any) -> tuple[Image, tuple[int, int]]:
 
 
 def _decoded(data: bytes, square: bool) -> tuple[Image, tuple[int, int]]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(data)) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, Image.DecompressionBombError, SyntaxError) as error:  # the first also where it is no picture at all
+    except UnidentifiedImageError:
+        raise ValueError("it is no picture, or of an unknown kind" if data else "the file is empty") from None
+    except (OSError, Image.DecompressionBombError, SyntaxError) as error:
         raise ValueError(error) from None
     return padded(picture) if square else picture, picture.size
 

@@ -18,6 +18,13 @@ def let_go() -> None:
         torch.cuda.empty_cache()
 
 
+def settle() -> None:
+    """What is there before the first model, hundreds of thousands of objects of imported packages, is there to stay: the garbage
+    collector need not walk through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def keep() -> bool:
     """Let a process that computes on a CPU keep the memory that it has had; whether the C library understood (glibc does).
 

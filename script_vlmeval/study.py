@@ -74,7 +74,8 @@ def _integer(key: str, value: Any, least: int) -> int | None:
     try:
         number = int(str(value))
     except ValueError:
-        raise UserError(f"--{key} {value!r} is not a whole number.") from None
+        also = " (or auto)" if key == "batch-size" else ""
+        raise UserError(f"--{key} {value!r} is not a whole number{also}.") from None
     if number < least:
         raise UserError(f"--{key} {number}: it must be at least {least}.")
     return number

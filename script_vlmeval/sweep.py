@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +23,8 @@ from .cells import Config
 from .closing import Outcome, close
 from .counts import Counts
 from .errors import UserError, reason_of
-from .progress import Progress
+from .plugin import host_label
+from .progress import Progress, is_terminal
 from .ranks import RankFailed, Ranks
 from .runtime import Runtime, choose_device, device_of, method_of
 from .stopping import STOPPED, between_batches
@@ -49,6 +51,8 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options, 
             cells = [work for job in jobs for work in job.works]
             answers = 0 if options.mode == "eval" else sum(job.missing for job in jobs)
             quiet = options.quiet or not ranks.first or not answers
+            if not quiet and not is_terminal(sys.stderr):
+                print(f"{answers:,} answers are missing, {len(cells):,} cells in all", file=sys.stderr, flush=True)
             return _Sweep(jobs, options, ranks, stack.enter_context(Progress(answers, len(cells), quiet=quiet))).run()
     except RankFailed:
         raise
@@ -64,6 +68,7 @@ def _surveyed(
     made = {c: method_of(c, options.models) for c in configs}
     records = {model: options.models.record(model) for model in dict.fromkeys(c.model for c in configs)}
     if not ranks.first:
+        host_label()  # importing the host takes seconds, in which the first process is at work
         ranks.take("opened")
     datasets = survey.opened(data, options)
     jobs = [
@@ -98,6 +103,7 @@ class _Sweep:
 
     def run(self) -> Outcome:
         """Every job; then, in the first process, what others were still at."""
+        room.settle()
         for number in range(len(self.jobs)):
             self._do(number)
             room.let_go()  # the next model needs the room
@@ -236,4 +242,5 @@ class _Sweep:
                 work.reason = self.counts.why(str(work.cell)) or (self.unable.get(number, "") if nobody else "")
             close(work, table.dataset, self.options, self.outcome)
             work.store.close()
-            self.progress.cell()
+            if work.cell not in self.outcome.failed:
+                self.progress.cell()

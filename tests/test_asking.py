@@ -66,7 +66,7 @@ def let_go(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """A call for each time that memory is given back. Collecting everything takes longer than all else here."""
     calls: list[None] = []
     monkeypatch.setattr(asking, "let_go", lambda: calls.append(None))
-    monkeypatch.setattr(sweep, "let_go", lambda: None)
+    monkeypatch.setattr(sweep.room, "let_go", lambda: None)
     return calls
 
 

@@ -11,6 +11,7 @@ import judge_server
 import openpyxl
 import pytest
 from downloads import prepared
+from runtimes import lightly
 
 from script_vlmeval.cli import main
 from script_vlmeval.judge import PROTOCOL
@@ -21,7 +22,7 @@ KEY = "sk-a-key-that-nobody-may-see"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Tables of three judged benchmarks."""
-    with prepared(["MSVD-QA", "MMVet", "MLVU_OpenEnded"], tmp_path_factory) as folder:
+    with prepared(["MSVD-QA", "MMVet", "MLVU_OpenEnded"], tmp_path_factory) as folder, lightly():
         yield folder
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from typing import Any
 import openpyxl
 import pytest
 from conftest import ROOT
-from runtimes import Child, StandIn, free_port, lines, started, table
+from runtimes import Child, StandIn, free_port, lines, started, table, warm
 
 from script_vlmeval import cli, ranks, survey
 from script_vlmeval.errors import UserError
@@ -36,9 +36,14 @@ class Slow(StandIn):
 
 
 class Endless(StandIn):
-    """Would take minutes for what is left."""
+    """Would take minutes for what is behind its first batch."""
 
-    pause = 1.0
+    pause = 0.0
+
+    def answer(self, *args: Any, **how: Any) -> Any:
+        answers = super().answer(*args, **how)
+        self.pause = 1.0
+        return answers
 
 
 class Named(Slow):
@@ -333,13 +338,29 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path: Path):
 
 
 # as it is started --------------------------------------------------------------------------------------------------------
+def torchrun(argv: list[str], log: Path) -> None:
+    """The launcher itself, in a process that has torch loaded already."""
+    from torch.distributed import run
+
+    sys.stdout = sys.stderr = file = log.open("w", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    run.main(argv)
+
+
 def test_under_torchrun_with_the_real_model(tmp_path: Path):
     argv = ["--model", *NAMES, "--data", "ShapesVQA", "--limit", "24", "--batch-size", "4", "--quiet", "--work-dir"]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    launch = [sys.executable, *launcher, "--master-port", str(free_port()), "run.py", *argv, str(tmp_path / "two")]
-    done = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 cells done") == 1
+    launch = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(ROOT / "run.py")]
+    warm()
+    log = tmp_path / "log.txt"
+    agent = multiprocessing.get_context("fork").Process(target=torchrun, args=([*launch, *argv, str(tmp_path / "two")], log))
+    agent.start()
+    try:
+        agent.join(110)
+    finally:
+        agent.terminate()  # not kill: it takes its own processes with it
+    assert agent.exitcode == 0, log.read_text()
+    assert log.read_text().count("2 cells done") == 1
     assert cli.main([*argv, str(tmp_path / "one")]) == 0
     assert pages(tmp_path / "two") == pages(tmp_path / "one")
     assert timeless(tmp_path / "two") == timeless(tmp_path / "one")

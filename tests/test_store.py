@@ -693,16 +693,16 @@ def test_a_cell_that_was_given_up_says_why(tmp_path: Path):
     store.close()
 
 
-def test_written_counts_complete_lines(tmp_path: Path):
+def test_written_counts_complete_lines_with_a_prediction(tmp_path: Path):
     assert written(tmp_path / "nowhere") == 0
     with opened(tmp_path) as store:
         assert written(store.folder) == 0
         store.append([{"index": str(i), "prediction": "x" * 30_000} for i in range(100)])
         with make(tmp_path) as other:
             other.join(3)
-            other.append([{"index": "0", "prediction": "again"}])
+            other.append([{"index": "0", "prediction": 'again, "prediction": "x'}, {"index": "1", "error": "no"}])
             (store.folder / "predictions-4.jsonl").write_bytes(b"\n\ntorn")
-            assert written(store.folder) == 103
+            assert written(store.folder) == 101
 
 
 # several processes -------------------------------------------------------------------------------------------------------

@@ -10,16 +10,13 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from runtimes import Child, StandIn, lines, loading, table
+from runtimes import Child, StandIn, lightly, lines, loading, table
 
 from script_vlmeval.cli import main
 from script_vlmeval.runtime import Runtime
@@ -37,6 +34,20 @@ def predictions(work_dir: Path, config: str, benchmark: str) -> list[str]:
     sheet = openpyxl.load_workbook(work_dir / config / benchmark / f"{config}_{benchmark}.xlsx").active
     head = [cell.value for cell in sheet[1]]
     return [row[head.index("prediction")].value for row in sheet.iter_rows(min_row=2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light() -> Iterator[None]:
+    with lightly():
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Rows of the embedded benchmark, whose pictures are drawn."""
+    from script_vlmeval.tiny import write_benchmark
+
+    return list(csv.DictReader(write_benchmark("ShapesVQA", tmp_path_factory.mktemp("drawn")).open(), delimiter="\t"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,7 @@ def test_a_nested_method_runs_once_per_batch_for_all_its_budgets(tmp_path: Path,
 
     def answers(work_dir: str, *budgets: str) -> dict[str, list[str]]:
         names = [f"tiny_cdpruner_{b}" for b in budgets]
-        argv = ["--model", *names, "--data", "ShapesVQA", "--limit", "24", "--batch-size", "12", "--quiet"]
+        argv = ["--model", *names, "--data", "ShapesVQA", "--limit", "24", "--batch-size", "12", "--quiet", "--mode", "infer"]
         assert main([*argv, "--work-dir", str(tmp_path / work_dir)]) == 0
         return {name: predictions(tmp_path / work_dir, name, "ShapesVQA") for name in names}
 
@@ -115,13 +126,15 @@ def test_the_vision_tower_runs_once_per_batch_whatever_is_asked(tmp_path: Path, 
         "--work-dir",
         str(tmp_path),
         "--quiet",
+        "--mode",
+        "infer",
     ]
     assert main(argv) == 0
     assert calls == [8, 8, 4]
 
 
-def test_a_mended_row_takes_the_result_back_even_if_the_run_stops_before_scoring(tmp_path: Path):
-    table = own_table(tmp_path, rows=4, broken=1)
+def test_a_mended_row_takes_the_result_back_even_if_the_run_stops_before_scoring(tmp_path: Path, drawn: list[dict[str, str]]):
+    table = own_table(tmp_path, drawn, rows=4, broken=1)
     argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 1
     shutil.copy(tmp_path / "pictures" / "2.png", tmp_path / "pictures" / "1.png")
@@ -131,8 +144,10 @@ def test_a_mended_row_takes_the_result_back_even_if_the_run_stops_before_scoring
     assert result(tmp_path / "out", "tiny_full", "mine")["failed"] == 0
 
 
-def test_an_answer_to_another_picture_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    table = own_table(tmp_path, rows=4, broken=-1)
+def test_an_answer_to_another_picture_does_not_count(
+    tmp_path: Path, drawn: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+):
+    table = own_table(tmp_path, drawn, rows=4, broken=-1)
     argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 0
     shutil.copy(tmp_path / "pictures" / "0.png", tmp_path / "pictures" / "3.png")
@@ -141,8 +156,10 @@ def test_an_answer_to_another_picture_does_not_count(tmp_path: Path, capsys: pyt
     assert sorted(json.loads(line)["index"] for line in lines) == ["0", "1", "2", "3", "3"]
 
 
-def test_an_old_answer_does_not_stand_in_for_a_picture_that_broke(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    table = own_table(tmp_path, rows=4, broken=-1)
+def test_an_old_answer_does_not_stand_in_for_a_picture_that_broke(
+    tmp_path: Path, drawn: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+):
+    table = own_table(tmp_path, drawn, rows=4, broken=-1)
     argv = ["--model", "tiny_full", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 0
     (tmp_path / "pictures" / "3.png").write_bytes(b"no picture")
@@ -241,23 +258,22 @@ def test_batch_size_does_not_change_answers(swept: Path, tmp_path: Path):
         "--quiet",
         "--batch-size",
         "7",
+        "--mode",
+        "infer",
     ]
     assert main(argv) == 0
     for config in NAMES:
         assert predictions(tmp_path, config, "ShapesVQA") == predictions(swept, config, "ShapesVQA")[:20]
 
 
-def own_table(folder: Path, rows: int, broken: int) -> Path:
+def own_table(folder: Path, drawn: list[dict[str, str]], rows: int, broken: int) -> Path:
     """A table over embedded pictures, one of them undecodable."""
-    from script_vlmeval.tiny import write_benchmark
-
-    source = list(csv.DictReader(write_benchmark("ShapesVQA", folder / "lmu").open(), delimiter="\t"))[:rows]
     (folder / "pictures").mkdir()
     table = folder / "mine.tsv"
     with table.open("w", newline="") as file:
         out = csv.writer(file, delimiter="\t", lineterminator="\n")
         out.writerow(["index", "image_path", "question", "answer"])
-        for i, row in enumerate(source):
+        for i, row in enumerate(drawn[:rows]):
             picture = folder / "pictures" / f"{i}.png"
             shutil.copy(row["image_path"], picture)
             if i == broken:
@@ -266,8 +282,10 @@ def own_table(folder: Path, rows: int, broken: int) -> Path:
     return table
 
 
-def test_an_undecodable_picture_fails_its_row_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    table = own_table(tmp_path, rows=6, broken=3)
+def test_an_undecodable_picture_fails_its_row_only(
+    tmp_path: Path, drawn: list[dict[str, str]], capsys: pytest.CaptureFixture[str]
+):
+    table = own_table(tmp_path, drawn, rows=6, broken=3)
     argv = ["--model", "tiny_script_16", "--data", str(table), "--work-dir", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 1
     found = result(tmp_path / "out", "tiny_script_16", "mine")
@@ -295,15 +313,11 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, swept: Path):
         str(tmp_path),
         "--quiet",
     ]
-    child = subprocess.Popen([sys.executable, "run.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     answers = tmp_path / "tiny_full" / "ShapesVQA" / "predictions.jsonl"
-    deadline = time.monotonic() + 90
-    while (
-        child.poll() is None and time.monotonic() < deadline and not (answers.is_file() and answers.read_bytes().count(b"\n") > 8)
-    ):
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child = Child(argv, tmp_path / "log.txt", None)
+    child.until(lambda: answers.is_file() and answers.read_bytes().count(b"\n") > 8)
+    child.kill()
+    assert child.end() == -signal.SIGKILL
     kept = answers.read_bytes().count(b"\n")
     assert 8 < kept < 48
     assert main(argv) == 0

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from runtimes import lightly
 
 from script_vlmeval import tiny
 
@@ -40,10 +41,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def vlmeval(monkeypatch: pytest.MonkeyPatch, drawn: Path) -> None:
+def vlmeval(monkeypatch: pytest.MonkeyPatch, drawn: Path) -> Iterator[None]:
     """VLMEvalKit, and a table whose pictures are drawn already."""
     pytest.importorskip("vlmeval", exc_type=ImportError)
     monkeypatch.setattr(tiny, "write_benchmark", lambda name, folder: Path(shutil.copy(drawn, folder / drawn.name)))
+    with lightly():
+        yield
 
 
 # -- both sides -------------------------------------------------------------------------------------------------------------

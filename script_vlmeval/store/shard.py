@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import disk, sync_folder
+from ..files import disk, lines, sync_folder
 from .lock import grabbed, opened
 
 PREDICTIONS = "predictions.jsonl"  # of a run's first process
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
 _NAME = re.compile(r"predictions(?:-([1-9][0-9]{0,8}))?\.jsonl")
 _BLOCK = 1 << 20  # bytes
+_PREDICTION = b', "prediction": "'  # nowhere else on a line: in a text its marks would be escaped
 
 
 def name(rank: int) -> str:
@@ -34,9 +34,9 @@ def files(folder: Path) -> dict[int, Path]:
 
 
 def written(folder: Path) -> int:
-    """How many complete lines a cell's folder holds, whatever is on them. Only looks."""
+    """How many complete lines with a prediction a cell's folder holds, whosever they are. Only looks."""
     with disk(folder):
-        return sum(block.count(b"\n") for path in files(folder).values() for block in _blocks(path))
+        return sum(_PREDICTION in line for path in files(folder).values() for line in lines(path))
 
 
 def begun(folder: Path) -> bool:
@@ -139,12 +139,3 @@ def _write(fd: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except (FileNotFoundError, NotADirectoryError):  # merged in between
-        return
