@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,11 +20,15 @@ def let_go() -> None:
         torch.cuda.empty_cache()
 
 
-def settle() -> None:
-    """What is there before the first model, hundreds of thousands of objects of imported packages, is there to stay: the garbage
-    collector need not walk through it again."""
-    gc.collect()
+@contextmanager
+def settled() -> Iterator[None]:
+    """What is there now, hundreds of thousands of objects of imported packages, stays as long as this context: the garbage
+    collector need not walk through it each time."""
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def keep() -> bool:

@@ -48,6 +48,7 @@ def run(configs: Sequence[Config], data: Sequence[Benchmark], options: Options, 
     try:
         with ExitStack() as stack:
             jobs = _surveyed(configs, data, options, ranks, stack)
+            stack.enter_context(room.settled())
             cells = [work for job in jobs for work in job.works]
             answers = 0 if options.mode == "eval" else sum(job.missing for job in jobs)
             quiet = options.quiet or not ranks.first or not answers
@@ -103,7 +104,6 @@ class _Sweep:
 
     def run(self) -> Outcome:
         """Every job; then, in the first process, what others were still at."""
-        room.settle()
         for number in range(len(self.jobs)):
             self._do(number)
             room.let_go()  # the next model needs the room
