@@ -4,8 +4,8 @@
 #   1. the grid of Sequential Prune's release on its two benchmarks, DocVQA_VAL and OCRBench;
 #   2. the methods of the study side by side, on those of ten image benchmarks whose data is at hand.
 #
-# One GPU: a call of run.py for each benchmark of 1 and one for 2. Several: run.py is one process, so the configurations are dealt
-# out to one process per GPU (logs in WORK_DIR/logs), and a last run over all of them scores. Run it again to go on.
+# One GPU: a call of run.py for each benchmark of 1 and one for 2. Several: the configurations are dealt out to one process per GPU
+# (logs in WORK_DIR/logs), and a last run over all of them scores. Run it again to go on.
 #
 # Environment: PYTHON, WORK_DIR, CUDA_VISIBLE_DEVICES, LMUData (where the tables lie). Flags for run.py come after MODEL_FOLDER,
 # or alone; what is run and where results go is set here. Exit status: the highest of run.py's (0 done, 1 some failed, 2 something
