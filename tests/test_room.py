@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 for _ in range(2):
     torch.ones(24, 1 << 19) + 1  # two blocks of 48 MB
 before = faults()
-for _ in range(10):
+for _ in range(20):
     torch.ones(24, 1 << 19) + 1
 print(faults() - before)
 """
@@ -35,7 +35,7 @@ def test_blocks_that_are_used_again_are_not_asked_for_again():
         done = subprocess.run([sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert count("leave") > 5 * count("keep")
+    assert count("leave") > 3 * count("keep")
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch):
