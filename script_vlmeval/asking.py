@@ -17,6 +17,7 @@ import torch
 from .ahead import ahead, gather
 from .batches import Sizer, cuts
 from .counts import Counts
+from .errors import said_by
 from .inputs import Message, Sample, extent
 from .loading import no_memory, quiet
 from .methods import Method
@@ -189,7 +190,7 @@ class Asking:
                 raise _TooLarge from None
             if len(mine) == 1:
                 work.failures += 1
-                return {mine[0]: self._failed(mine[0], memory or _told(error))}
+                return {mine[0]: self._failed(mine[0], memory or said_by(error))}
         shared.forget(mine)
         let_go()
         records: Records = {}
@@ -235,7 +236,6 @@ class Asking:
         work.store.append(list(records.values()))
         good = [at for at, record in records.items() if "prediction" in record]
         work.missing[good] = False
-        work.answered += len(good)
         failed = len(records) - len(good)
         self.counts.add(len(records), failed)
         if not failed:
@@ -276,9 +276,3 @@ class _Shared:
 
 def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def _told(error: BaseException) -> str:
-    """The kind of an error and its first line."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {text}"

@@ -53,14 +53,9 @@ def chunk_size(rows: int, batch: int, processes: int, auto: bool) -> int:
     return batch * max(1, min(most, share // batch))
 
 
-def cut(costs: Sequence[float], most: int, ratio: float = 2.0) -> list[list[int]]:
-    """Positions by cost, dearest first, in batches of at most `most`. In none is the dearest above `ratio` times the cheapest:
-    more than half of the cheapest row would be padding."""
-    return list(cuts(costs, lambda: most, ratio))
-
-
 def cuts(costs: Sequence[float], most: Callable[[], int], ratio: float = 2.0) -> Iterator[list[int]]:
-    """The same, one by one: each batch is as large as is allowed when it is asked for."""
+    """Positions by cost, dearest first, in batches, each as large as `most` allows when it is asked for. In none is the dearest
+    above `ratio` times the cheapest: more than half of the cheapest row would be padding."""
     order = sorted(range(len(costs)), key=lambda at: -costs[at])  # stable
     start = 0
     while start < len(order):

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0 done, 1 some cells failed, 2 the user must change something. Of several processes the first talks."""
-    first = os.environ.get("RANK", "0") == "0"
+    first = commands.first()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost connection is told of in words, not in frames of C++
     logging.basicConfig(level=logging.WARNING if first else logging.CRITICAL, handlers=[_log_handler()])
     warned = set[str]()

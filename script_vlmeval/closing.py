@@ -9,7 +9,7 @@ from typing import Any
 
 from . import results
 from .cells import Cell
-from .errors import UserError, reason_of
+from .errors import UserError, said_by
 from .files import disk
 from .plugin import Dataset
 from .report import write_predictions
@@ -94,7 +94,7 @@ def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcom
         return str(error)
     except Exception as error:  # the host's own code, or a rule that meets what nobody thought of: one cell's loss
         _log.debug("%s", work.cell, exc_info=True)
-        return f"scoring failed: {type(error).__name__}: {reason_of(error)}"
+        return f"scoring failed: {said_by(error)}"
     if score.submission:
         outcome.submissions.add(work.cell.benchmark)
     device = choose_device(options.device)

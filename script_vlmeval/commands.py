@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(configs: list[Config], names: list[str], settings: dict[str, Any], model
     outcome = _swept(configs, data, options)
     if outcome is None:
         return 1
-    if os.environ.get("RANK", "0") != "0":
+    if not first():
         return outcome.status
     if options.mode != "infer" and (outcome.done or outcome.already or outcome.failed):
         try:
@@ -95,7 +96,7 @@ def _met() -> Ranks:
     try:
         return Ranks.here()
     except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if not first():
             print(f"error: process {os.environ['RANK']}: {error}", file=sys.stderr)
         raise
 
@@ -103,7 +104,13 @@ def _met() -> Ranks:
 def _speaks(ranks: Ranks | None, failed: str) -> bool:
     """Whether this process tells of a failure: the first does, and the second where the first is no more."""
     rank = ranks.rank if ranks else int(os.environ.get("RANK", "0"))
-    return rank == 0 or (rank == 1 and "rank 0" in failed and " failed: " not in failed)
+    spoke = re.match(r"rank 0 \([^)]*\) failed: ", failed)  # what torch says of a lost connection may have "failed: " in it too
+    return rank == 0 or (rank == 1 and "rank 0" in failed and not spoke)
+
+
+def first() -> bool:
+    """Whether this process is the one that talks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def kept(fresh: bool) -> str:

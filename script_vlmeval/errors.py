@@ -27,3 +27,9 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
 def reason_of(error: BaseException) -> str:
     """What another library's error says, in one line; its type where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def said_by(error: BaseException) -> str:
+    """What went wrong in code that is not ours, in one line: the kind of error and what it says."""
+    said = reason_of(error)
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"

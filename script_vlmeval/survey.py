@@ -99,9 +99,9 @@ def _exactly(budget: str, visual: int) -> Fraction | str:
     """Tokens of a tile; a share that is no whole number of them may be rounded over several tiles."""
     if cells.schedule(budget) is not None:
         return budget
-    share = (
-        Fraction(budget.removesuffix("pct") or 100) * visual / 100 if budget.endswith("pct") or not budget else Fraction(budget)
-    )
+    if not budget:
+        return Fraction(visual)
+    share = Fraction(budget.removesuffix("pct")) * (Fraction(visual, 100) if budget.endswith("pct") else 1)
     return share if share.denominator == 1 else budget
 
 
@@ -131,7 +131,6 @@ def _take_up(work: Work, dataset: Dataset, judge: str) -> None:
     find = work.store.lines().get
     found = ((find(row["index"]), dataset.stamp(row)) for row in dataset.rows)
     work.missing[:] = [line is None or not line.answered or line.stamp != stamp for line, stamp in found]
-    work.answered = len(work.missing) - int(work.missing.sum())
     result = None if work.missing.any() else work.store.result()
     work.finished = result is not None and result["failed"] == 0 and _as_judged(result, dataset, judge)
 
@@ -215,7 +214,6 @@ def follow(jobs: Sequence[Job], plan: bytes) -> None:
             )
         bits = np.frombuffer(bytes.fromhex(told["missing"]), np.uint8)
         work.missing = np.unpackbits(bits, count=len(work.missing)).astype(bool)
-        work.answered = len(work.missing) - int(work.missing.sum())
         work.finished = told["finished"]
 
 

@@ -57,9 +57,13 @@ class Work:
     finished: bool = False  # result.json is there and no row failed
     origin: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint that is asked, for the provenance
     twin: Work | None = None  # an earlier cell whose every choice is the same under another name: its answers are this one's
-    answered: int = 0
     failures: int = 0  # of the model, not of pictures
     reason: str = ""  # why the cell was given up
+
+    @property
+    def answered(self) -> int:
+        """How many rows have a valid answer, as far as this process knows."""
+        return len(self.missing) - int(self.missing.sum())
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from script_vlmeval.batches import Meter, Sizer, chunk_size, chunks, cut, cuts
+from script_vlmeval.batches import Meter, Sizer, chunk_size, chunks, cuts
 from script_vlmeval.errors import UserError
 
 LENGTHS = st.lists(st.integers(0, 10**6), max_size=60)
@@ -103,6 +103,10 @@ def test_no_process_goes_without_where_the_size_is_found_by_trying(rows: int, pr
 
 
 # batches -----------------------------------------------------------------------------------------------------------------
+def cut(costs: list[float], most: int, ratio: float = 2.0) -> list[list[int]]:
+    return list(cuts(costs, lambda: most, ratio))
+
+
 def test_a_batch_ends_where_padding_would_be_more_than_half():
     assert cut([1, 8, 4, 3, 100, 2], 8) == [[4], [1, 2], [3, 5], [0]]
     assert cut([1, 8, 4, 3, 100, 2], 8, ratio=100) == [[4, 1, 2, 3, 5, 0]]

@@ -17,10 +17,10 @@ import pytest
 
 from script_vlmeval import plugin, report, scoring
 from script_vlmeval.benchmarks import resolve
-from script_vlmeval.errors import UserError
+from script_vlmeval.errors import UserError, said_by
 from script_vlmeval.judge import Judge
 from script_vlmeval.plugin import workbook as workbooks
-from script_vlmeval.plugin.host import host, quiet_scoring, said_by
+from script_vlmeval.plugin.host import host, quiet_scoring
 from script_vlmeval.plugin.host_scores import host_metrics, score_host
 
 MARKER = "Failed to obtain answer via API."

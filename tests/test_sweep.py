@@ -10,6 +10,9 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,11 +316,15 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, swept: Path):
         str(tmp_path),
         "--quiet",
     ]
+    child = subprocess.Popen([sys.executable, "run.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     answers = tmp_path / "tiny_full" / "ShapesVQA" / "predictions.jsonl"
-    child = Child(argv, tmp_path / "log.txt", None)
-    child.until(lambda: answers.is_file() and answers.read_bytes().count(b"\n") > 8)
-    child.kill()
-    assert child.end() == -signal.SIGKILL
+    deadline = time.monotonic() + 90
+    while (
+        child.poll() is None and time.monotonic() < deadline and not (answers.is_file() and answers.read_bytes().count(b"\n") > 8)
+    ):
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
     kept = answers.read_bytes().count(b"\n")
     assert 8 < kept < 48
     assert main(argv) == 0

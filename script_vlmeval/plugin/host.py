@@ -25,7 +25,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, reason_of
+from ..errors import UserError
 
 MARKER = "Failed to obtain answer via API."  # what VLMEvalKit's runner recognises and asks again on the next run
 
@@ -185,12 +185,6 @@ def offline() -> Iterator[None]:
         yield
     finally:
         urllib.request.urlretrieve, constants.HF_HUB_OFFLINE = retrieve, hub
-
-
-def said_by(error: BaseException) -> str:
-    """What went wrong in the host, in one line: its messages may run over many."""
-    said = reason_of(error)
-    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"
 
 
 @contextlib.contextmanager

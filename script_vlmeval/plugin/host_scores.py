@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..errors import UserError
-from .host import environment, host, quiet_scoring, said_by
+from ..errors import UserError, said_by
+from .host import environment, host, quiet_scoring
 from .scores import Score
 from .workbook import HOST_FILES, Answers
 

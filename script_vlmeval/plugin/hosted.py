@@ -14,8 +14,8 @@ from typing import Any
 from ..benchmarks import Benchmark
 from ..benchmarks.folders import DATA, digest
 from ..benchmarks.tables import REFERENCE
-from ..errors import UserError
-from .host import environment, host, offline, said_by
+from ..errors import UserError, said_by
+from .host import environment, host, offline
 from .host_scores import EVALUATORS
 from .pictures import whole
 

@@ -14,8 +14,8 @@ import pandas as pd
 import xlsxwriter  # type: ignore[import-untyped]
 
 from ..celltext import CELL_LIMIT, escape, unescape
-from ..errors import UserError
-from .host import MARKER, said_by
+from ..errors import UserError, said_by
+from .host import MARKER
 
 HOST_FILES = "vlmevalkit"  # the folder beside a workbook for what the host's scorer writes
 FILLER = "Z"  # for the host's scorers: no option, no yes or no, hardly ever an answer
