@@ -55,7 +55,7 @@ class Batch:
 @dataclass
 class Asking:
     """One benchmark's open cells, asked of one model by this process. tolerated: failed rows that a cell may have; workers:
-    threads that decode pictures."""
+    threads that decode pictures; atlas: the first rows of the table whose records tell which tokens were kept."""
 
     runtime: Runtime
     table: Table
@@ -65,6 +65,7 @@ class Asking:
     stop: Stop
     tolerated: int
     workers: int = 1
+    atlas: int = 100
     leaving: bool = field(default=False, init=False)
     warned: set[str] = field(default_factory=set, init=False)
 
@@ -211,6 +212,7 @@ class Asking:
             seed=self.how.seed,
             budgets=self.budgets[work.method],
             max_new_tokens=self.how.max_new_tokens,
+            kept=min(mine) < self.atlas,
         )
         share = (time.perf_counter() - start + before) / len(mine)
         records: Records = {}
@@ -218,7 +220,9 @@ class Asking:
             tokens = {**answer.tokens, "layers": runs(answer.tokens["layers"])}
             if frames := shared.samples[at].frames:
                 tokens["frames"] = sum(frames)
-            records[at] = {**self._row(at), "prediction": answer.text, "tokens": tokens, "seconds": share}
+            kept = answer.kept if at < self.atlas else None  # behind the clock: nobody's time holds it
+            more = {"kept": kept.record()} if kept else {}
+            records[at] = {**self._row(at), "prediction": answer.text, "tokens": tokens, "seconds": share, **more}
         return records
 
     # records -------------------------------------------------------------------------------------------------------------

@@ -77,26 +77,30 @@ class Pass:
     """One layer's pass over a prompt, to ask what its positions attend to.
 
     Queries and keys are those that the layer itself makes where its kernel was overheard, else they are projected: for the
-    rows that are asked for, and for all keys where none are at hand.
+    rows that are asked for, and for all keys where none are at hand. Tokens that are in the cache before the pass, `ahead` of
+    the prompt's, have keys alone: they are attended to, and nobody is told how much.
     """
 
     layer: nn.Module
     hidden: Tensor  # (B, L, D) the layer's input
     rope: tuple[Tensor, ...]
-    mask: Tensor | None  # None, (B, L) or (B, 1, L, L)
+    mask: Tensor | None  # None, (B, ahead + L) or (B, 1, L, ahead + L)
+    held: Tensor | None = None  # (B, H_kv, ahead, d) the keys that the cache holds before the layer runs
     query: Tensor | None = None  # (B, H, L, d) rotated
-    key: Tensor | None = None  # (B, H_kv, L, d) rotated
+    key: Tensor | None = None  # (B, H_kv, ahead + L, d) rotated
 
     def of(self, row: Tensor) -> Pass:
         """The same for some samples of the batch, in any order."""
         rope = tuple(c if c.shape[-3] == 1 else c.index_select(-3, row) for c in self.rope)
         mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[row]
-        query, key = (None if x is None else x[row] for x in (self.query, self.key))
-        return Pass(self.layer, self.hidden[row], rope, mask, query, key)
+        held, query, key = (None if x is None else x[row] for x in (self.held, self.query, self.key))
+        return Pass(self.layer, self.hidden[row], rope, mask, held, query, key)
 
     def keys(self) -> Tensor:
+        """(B, H_kv, ahead + L, d)."""
         if self.key is None:
-            self.key = project(self.layer, self.hidden, self.rope)[1]
+            own = project(self.layer, self.hidden, self.rope)[1]
+            self.key = own if self.held is None else torch.cat([self.held, own], 2)
         return self.key
 
     def received(self, at: Tensor) -> Tensor:
@@ -105,17 +109,19 @@ class Pass:
         Where the model is float32, the same bits as its eager kernel's.
         """
         keys = self.keys().float()
-        return torch.cat([self._weights(part, keys).mean(1) for part in at.split(_CHUNK, 1)], 1)
+        ahead = keys.shape[2] - self.hidden.shape[1]
+        return torch.cat([self._weights(part, keys)[..., ahead:].mean(1) for part in at.split(_CHUNK, 1)], 1)
 
     def _weights(self, at: Tensor, keys: Tensor) -> Tensor:
-        """(B, H, M, L), for keys (B, H_kv, L, d)."""
+        """(B, H, M, ahead + L), for keys (B, H_kv, ahead + L, d)."""
         some = torch.cat([at, at[:, :1].expand(-1, _ALIKE - at.shape[1])], 1) if at.shape[1] < _ALIKE else at
         query = self._query(some).float()
         b, heads, m, d = query.shape
         grouped = query.reshape(b, keys.shape[1], -1, d)  # the heads that share keys, one below the other
         attention: Any = self.layer.self_attn
         scores = torch.matmul(grouped, keys.transpose(2, 3)).view(b, heads, m, -1)[:, :, : at.shape[1]] * attention.scaling
-        low, later = torch.finfo(scores.dtype).min, torch.arange(keys.shape[2], device=at.device) > at[..., None]
+        ahead = keys.shape[2] - self.hidden.shape[1]
+        low, later = torch.finfo(scores.dtype).min, torch.arange(keys.shape[2], device=at.device) > at[..., None] + ahead
         if self.mask is None or self.mask.ndim == 2:
             unseen = later if self.mask is None else later | ~self.mask[:, None].bool()
             return torch.softmax(scores.masked_fill(unseen[:, None], low), -1)
@@ -141,7 +147,7 @@ class Overheard:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         _register()
-        self._what = what
+        self.what = what
         attention: Any = what.layer.self_attn
         self._config: Any = attention.config
         if (other := _LISTENERS.get(id(self._config))) is not None:
@@ -153,9 +159,13 @@ class Overheard:
             _LISTENERS[id(self._config)] = self
 
     def hear(self, module: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.stop()
-        self._what.query, self._what.key = query, key
+        self.tell(query, key)
         return self._run(module, query, key, *args, **kwargs)
+
+    def tell(self, query: Tensor | None, key: Tensor) -> None:
+        """They are known, from the kernel or otherwise: no need to listen any more."""
+        self.stop()
+        self.what.query, self.what.key = query, key
 
     def stop(self) -> None:
         if _LISTENERS.pop(id(self._config), None) is not None:

@@ -26,7 +26,10 @@ _EXAMPLES = """examples:
   python run.py --data image10 --model llava_script_64              a group; --list data shows all
   torchrun --nproc-per-node 8 run.py --config configs/llava.yaml    one process for each GPU, the same results
   python run.py status --work-dir results                           what is done, running, missing, failed
-  python run.py report --work-dir results                           summary.xlsx and plots from what is on disk
+  python run.py report --work-dir results                           tables, plots and report.html from what is on disk
+  python run.py compare tiny_script_16 tiny_divprune_16             is the difference more than chance? (or two folders)
+  python run.py merge mine theirs --into ours                       several people's results in one folder
+  python run.py show --image a.jpg --question "What is it?" --model llava --method script cdpruner --budget 64 128
   python run.py --list models|methods|data
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
@@ -35,6 +38,7 @@ _KEPT = {  # of what Ctrl-C stops
     "conformance": "",
     "prepare": "What was checked is remembered: run the same command again to go on.",
 }
+_COMMANDS = ["run", "status", "report", "compare", "merge", "show", "prepare", "conformance"]
 _CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
@@ -48,9 +52,11 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # given twice, both count
     choices = study.CHOICES
-    what = "run, status or report from disk, prepare tables from official downloads, or conformance of methods"
-    p.add_argument("command", nargs="?", choices=["run", "status", "report", "prepare", "conformance"], default="run", help=what)
-    p.add_argument("names", nargs="*", metavar="NAME", help="prepare: benchmarks")
+    what = "run (the default); status, report, compare and merge look at results; show draws; prepare makes tables"
+    p.add_argument("command", nargs="?", choices=_COMMANDS, default="run", help=what)
+    p.add_argument(
+        "names", nargs="*", metavar="NAME", help="compare: two configurations or folders; merge: folders; prepare: benchmarks"
+    )
     p.add_argument("--model", **many, metavar="NAME", help="configurations, such as tiny_script_16 tiny_full")
     p.add_argument("--data", **many, metavar="NAME", help="benchmarks, groups of them, or paths of TSV files")
     p.add_argument("--config", type=Path, metavar="FILE", help="a study in YAML; flags beside it win")
@@ -59,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark, and what is scored together with them")
     p.add_argument("--batch-size", metavar="N", help="samples per forward pass, halved where memory is short; auto (32)")
     p.add_argument("--max-failures", metavar="N", help="failed rows with which a cell goes on (a twentieth, at least 20)")
+    p.add_argument("--atlas", metavar="N", help="rows of each benchmark of which kept tokens are recorded, for report.html (100)")
     p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
     p.add_argument("--checkpoint", **many, metavar="NAME=DIR", help=_CHECKPOINT)
     p.add_argument("--family", **many, metavar="FAMILY", help="of checkpoints under names of your own that are to be fetched")
@@ -76,7 +83,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells (prepare: an earlier table)")
     p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
     p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
-    p.add_argument("--method", **many, metavar="NAME", help="conformance: methods, files that define some, or all")
+    p.add_argument("--method", **many, metavar="NAME", help="show: methods; conformance: methods, files that define some, or all")
+    p.add_argument("--budget", **many, metavar="B", help="show: budgets (the model's own)")
+    p.add_argument("--image", **many, metavar="FILE", help="show: pictures of one question")
+    p.add_argument("--video", metavar="FILE", help="show: a video, or a folder of frames")
+    p.add_argument("--frames", type=int, metavar="N", help="show: how many frames of it")
+    p.add_argument("--question", metavar="TEXT", help="show: what is asked of them")
+    p.add_argument("-o", "--output", metavar="FILE", help="show: where to draw, a PNG, SVG or PDF (kept.png)")
+    p.add_argument("--into", type=Path, metavar="DIR", help="merge: the folder that holds all")
     p.add_argument("--recordings", type=Path, metavar="DIR", help="conformance: where recordings of official code are")
     p.add_argument("--list", choices=["models", "methods", "data"], help="what can be named")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -136,10 +150,8 @@ def _dispatch(args: argparse.Namespace) -> int:
         tell(args.list)
         return 0
     _check_flags(args)
-    if args.command == "conformance":
-        return commands.conformance(args)
-    if args.command == "prepare":
-        return commands.prepare(args)
+    if args.command in ("conformance", "prepare", "show", "compare", "merge"):
+        return int(getattr(commands, args.command)(args))
     if args.command == "status":
         from .status import command
 
@@ -157,20 +169,33 @@ def _dispatch(args: argparse.Namespace) -> int:
     return commands.run(configs, data, settings, models, args)
 
 
+_SHOWN = {"image", "video", "frames", "question", "budget", "output"}
 _OWN = {  # flags of a command
     "conformance": {"method", "recordings", "param", "quiet"},
     "report": {"work_dir", "quiet"},
+    "compare": {"names", "work_dir", "data"},
+    "merge": {"names", "into"},
+    "show": _SHOWN
+    | {"model", "method", "param", "checkpoint", "family", "protocol", "prompt_style", "offline"}
+    | {"seed", "device", "dtype", "attn"},
     "status": {"work_dir"},
     "prepare": {"names", "source", "allow_missing", "fresh", "quiet"},
 }
-_FOREIGN = {"method": "conformance", "recordings": "conformance", "source": "prepare", "allow_missing": "prepare"}
+_FOREIGN = {
+    "recordings": "conformance",
+    "source": "prepare",
+    "allow_missing": "prepare",
+    "into": "merge",
+    "method": "conformance` and `run.py show",
+}
+_FOREIGN |= dict.fromkeys(_SHOWN, "show")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     """UserError for flags that the command would not heed."""
     plain = parser().parse_args([])
     given = {name for name, value in vars(args).items() if value != getattr(plain, name)} - {"command"}
-    if args.command != "prepare" and args.names:
+    if args.command not in ("prepare", "compare", "merge") and args.names:
         raise UserError(f"'{args.names[0]}': benchmarks are named with --data, configurations with --model. See --help.")
     allowed = _OWN.get(args.command, set(vars(plain)) - set(_FOREIGN))
     if foreign := sorted(f"--{name.replace('_', '-')}" for name in given - allowed):

@@ -1,4 +1,4 @@
-"""Close a cell: its answers into a workbook, the workbook to the scorers, and `result.json` last."""
+"""Close a cell: its answers into a workbook, the workbook to the scorers, what rows are worth, and `result.json` last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import results
 from .cells import Cell
 from .errors import UserError, said_by
 from .files import disk
-from .plugin import Dataset
+from .plugin import Dataset, Worth
 from .report import write_predictions
 from .runtime import choose_device
 from .tally import Tally
@@ -90,6 +90,7 @@ def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcom
     try:
         with disk(work.store.folder):
             score = dataset.score(work.store.workbook, options.judge, options.quiet, said=tally.predictions)
+        worth = Worth.of(dataset, score)
     except UserError as error:
         return str(error)
     except Exception as error:  # the host's own code, or a rule that meets what nobody thought of: one cell's loss
@@ -98,5 +99,6 @@ def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcom
     if score.submission:
         outcome.submissions.add(work.cell.benchmark)
     device = choose_device(options.device)
-    work.store.finish(results.result(work.cell, work.store.fingerprint, dataset, score, tally, device, work.origin))
+    result = results.result(work.cell, work.store.fingerprint, dataset, score, worth, tally, device, work.origin)
+    work.store.finish(result, worth.lines(tally.failed) if worth else None)
     return ""

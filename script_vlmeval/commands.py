@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import study
-from .cells import Config, parse_params
+from .cells import FULL, Config, parse_params
 from .errors import UserError
 from .stopping import STOPPED
 
@@ -46,6 +46,7 @@ def run(configs: list[Config], names: list[str], settings: dict[str, Any], model
         quiet=args.quiet,
         judge=judge,
         max_failures=settings["max-failures"],
+        atlas=settings["atlas"],
     )
     outcome = _swept(configs, data, options)
     if outcome is None:
@@ -146,8 +147,55 @@ def report(work_dir: Path) -> int:
 
     summary = summarise(work_dir)
     print(table(summary))
-    print(f"Tables: {summary.workbook}" + (f"; plot: {summary.plot}" if summary.plot else ""))
+    print(f"Tables: {summary.workbook}" + (f"; plots: {summary.plots[0].parent}" if summary.plots else ""))
+    if summary.page:
+        print(f"To look at, kept tokens too: {summary.page}")
     return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    from .show import command
+
+    if len(args.model) > 1:
+        raise UserError(f"--model names one model to show ({args.model[0]}); methods are named with --method.")
+    model = args.model[0] if args.model else "tiny"
+    settings = study.settings(args)
+    models = study.models_of(args, [Config(model, FULL)], settings["protocol"])
+    how = {name: settings[name] for name in ("seed", "device", "dtype", "attn")}
+    return command(
+        args.image,
+        args.video or "",
+        args.question or "",
+        model=model,
+        methods=args.method or ["script"],
+        budgets=args.budget,
+        out=args.output or "kept.png",
+        params=parse_params(args.param),
+        frames=args.frames,
+        models=models,
+        style=settings["prompt-style"],
+        **how,
+    )
+
+
+def compare(args: argparse.Namespace) -> int:
+    from .compare import command
+
+    if len(args.names) != 2:
+        raise UserError(
+            "Name two to compare: configurations (run.py compare tiny_script_16 tiny_full) or folders of results "
+            "(run.py compare mine theirs)."
+        )
+    first, second = args.names
+    return command(first, second, Path(args.work_dir or study.DEFAULTS["work-dir"]), args.data)
+
+
+def merge(args: argparse.Namespace) -> int:
+    from .merge import command
+
+    if not args.names or args.into is None:
+        raise UserError("Name folders of results and where they go: run.py merge mine theirs --into ours.")
+    return command([Path(name) for name in args.names], args.into)
 
 
 def prepare(args: argparse.Namespace) -> int:

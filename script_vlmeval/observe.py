@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import families, sequence, tower
+from . import families, kernels, sequence, tower
 from .errors import UserError
 from .methods import Method, Visual
 from .plans import Unit
@@ -53,8 +56,27 @@ class Text:
         return replace(self, at=place[row[:, None], self.at].clamp_min(0))
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a group's relevance to the question follows from. It is computed when somebody looks, not while the model answers."""
+
+    group: families.Group
+    visual: Visual  # its keys, query, query_mask and sign alone
+
+    def relevance(self) -> NDArray[np.uint8] | None:
+        """(I, G, N) from 0 to 255 over each picture; None where no prompt has a question."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the method itself has warned of it
+            v = self.visual
+            found = kernels.relevance(v.keys, v.query, v.query_mask, sign=v.sign)
+        return None if found is None else (found.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
 class Observer:
-    """Makes `Visual`s for one method on one model. `relevance` tells where the question's side came from."""
+    """Makes `Visual`s for one method on one model. `relevance` tells where the question's side came from.
+
+    asked: where a list is put there, what relevance follows from is added for each group that is seen.
+    """
 
     def __init__(
         self,
@@ -67,6 +89,8 @@ class Observer:
     ) -> None:
         self.model, self.needs, self.query = model, method.needs, query
         self.seed, self.question, self.shown = seed, question, shown
+        self.asked: list[Asked] | None = None
+        self._sign: int | None = getattr(method.at(0), "sign", None)
         self.relevance = "none" if "query" not in self.needs else "llm" if query is None else query.name
         elsewhere = "keys" in self.needs and query is not None and query.name != "llm"  # in a space of the encoder's
         self._reads_encoded = "encoded" in self.needs or elsewhere
@@ -103,7 +127,9 @@ class Observer:
         tokens = x[group.row[:, None], group.at.flatten(1)].unflatten(1, group.at.shape[1:])
         given: dict[str, Any] = {"grid": group.grid}
         if {"keys", "query"} & self.needs:
-            given |= self._relevance(group, tokens, x, text)
+            given |= (asked := self._relevance(group, tokens, x, text))
+            if self.asked is not None:
+                self.asked.append(Asked(group, Visual(tokens[..., :0], **{**asked, "sign": self._sign or asked["sign"]})))
         if "encoded" in self.needs:
             given["encoded"] = self._encoded(group)
         if _TOWER & self.needs:

@@ -47,6 +47,7 @@ class Prefill:
         self.method, self.plan = method, plan
         self.groups = plans.numbered(groups) if "seed" in method.needs else groups
         self.text, self.family, self.observer, self.chosen, self.trace = text, family, observer, chosen, trace
+        self.ahead = 0  # tokens that the cache holds before the language model runs
         self.units = [Unit.of_images(g) for g in self.groups]
         self.after: list[Text] = []  # per unit inside: the prompt's text after it
         self.inside: Stage | None = None  # the sequence as shortened inside the language model
@@ -82,6 +83,14 @@ class Prefill:
             kwargs["cache_position"] = torch.arange(self.begin, device=x.device)
         self._enter(x)
         return kwargs
+
+    def begin_behind(self, opening: tuple[int, Tensor]) -> None:
+        """The cache holds the first tokens of each row, and (B, L) of the sequence are real: layers see what is behind them."""
+        self.ahead, valid = opening
+        self.base = replace(self.base, valid=valid)
+        place = (torch.arange(self.begin, device=valid.device) - self.ahead).clamp_min(0).expand(valid.shape)
+        self.units = [unit.moved(place) for unit in self.units]
+        self.after = [text.moved(unit.row, place) for unit, text in zip(self.units, self.after, strict=False)]
 
     def _positions(self, given: Tensor | None) -> Tensor | None:
         if self.family.positions == "renumber":
@@ -148,7 +157,7 @@ class Prefill:
         then, place = now.shrink(~drop, origin)
         self.units = [unit.moved(place) for unit in self.units]
         self.after = [text.moved(unit.row, place) for unit, text in zip(self.units, self.after, strict=False)]
-        self.trace.stages[stage] = then.valid.sum(1)
+        self.trace.stages[stage] = then.valid.sum(1) + then.ahead
         return sequence.take(x, then.step), then
 
     def _choose_before(self, u: int, x: Tensor, k: int) -> Choice:
@@ -169,7 +178,7 @@ class Prefill:
         if i > 0 and i in self.plan.inside:
             rope, mask = kwargs["position_embeddings"], kwargs.get("attention_mask")
             flat = "flash" in layer.self_attn.config._attn_implementation  # type: ignore[operator, union-attr]
-            now = self.inside or Stage.whole(self.base.valid, rope, mask, flat)
+            now = self.inside or Stage.whole(self.base.valid[:, self.ahead :], rope, mask, flat, self.ahead)
             before = self._look(i, layer, hidden, now, kwargs.get("past_key_values"))
 
             def choose(u: int, x: Tensor, k: int) -> Choice:
@@ -187,7 +196,8 @@ class Prefill:
         if i == max(self.plan.inside, default=0):
             self.after = []  # nobody asks any more: what was kept for later stages would live as long as the decoding
         if i + 1 in self.plan.inside and _FROM_BEFORE & self.method.needs:
-            self.previous = Pass(layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"))
+            held = self._held(i, kwargs.get("past_key_values"))
+            self.previous = Pass(layer, hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"), held)
             self.overheard = Overheard(self.previous)
         return hidden
 
@@ -227,20 +237,24 @@ class Prefill:
         needs, last, previous = self.method.needs, now.last()[:, None], self.previous
         found: dict[str, Any] = {}
         if "ahead" in needs:
-            found["ahead"] = Pass(layer, hidden, now.rope, now.mask).received(last)[:, 0]
+            found["ahead"] = Pass(layer, hidden, now.rope, now.mask, self._held(i, cache)).received(last)[:, 0]
         if previous is None:
             return Before(**found)
         there, here = previous.hidden.device, hidden.device
         if previous.key is None:
-            previous.key = _cached_keys(cache, i - 1, hidden)
+            previous.key = _cached_keys(cache, i - 1, hidden, self.ahead)
         if "attention" in needs:
             found["attention"] = previous.received(last.to(there))[:, 0].to(here)
         if "text_attention" in needs:
             asked = [(u.row.to(there), t.at.to(there)) for u, t in zip(self.units, self.after, strict=True)]
             found["from_text"] = [previous.of(row).received(at).to(here) for row, at in asked]
         if {"layer_keys", "text_keys"} & needs:
-            found["keys"] = previous.keys().transpose(1, 2).flatten(2).to(here)
+            found["keys"] = previous.keys()[:, :, self.ahead :].transpose(1, 2).flatten(2).to(here)
         return Before(**found)
+
+    def _held(self, i: int, cache: Any) -> Tensor | None:
+        """The keys of what is ahead: all that the cache holds of a layer before it runs."""
+        return cache.layers[i].keys if self.ahead else None
 
     # -- decoding ------------------------------------------------------------------------------------------------------------
     def step(self, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
@@ -295,9 +309,9 @@ def _chosen(method: Method, visual: Visual, k: int) -> Choice:
     return reduced.keep, reduced.tokens
 
 
-def _cached_keys(cache: Any, i: int, hidden: Tensor) -> Tensor | None:
-    """The keys of a layer where the cache holds them plainly; None where it quantises them or keeps them elsewhere."""
+def _cached_keys(cache: Any, i: int, hidden: Tensor, ahead: int) -> Tensor | None:
+    """A layer's keys, also of what is ahead, where the cache holds them plainly; None where it quantises or moves them."""
     keys = getattr(cache.layers[i], "keys", None) if cache is not None and len(getattr(cache, "layers", ())) > i else None
     if not isinstance(keys, Tensor) or keys.ndim != 4 or keys.device != hidden.device or not keys.is_floating_point():
         return None
-    return keys if keys.shape[2] == hidden.shape[1] else None
+    return keys if keys.shape[2] == ahead + hidden.shape[1] else None

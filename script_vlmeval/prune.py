@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import families, plans
+from .begun import Begun
 from .encode import Chosen
 from .errors import UserError
 from .methods import Method
@@ -40,7 +41,8 @@ class pruning:
     row of the batch. question: the text that relevance is computed from, one for all rows or one per row; query: the space to
     compare in. Without `query`, relevance uses the language model's embeddings of the whole prompt. shown: (images, N) bool,
     False where a visual token lies in the padding around its picture, for methods that never keep those. chosen: selections of
-    one batch to share among contexts, see `Chosen`.
+    one batch to share among contexts, see `Chosen`. begun: what the language model makes of that batch before contexts part, to
+    share among them, see `Begun`.
 
     Yields a Trace of the last prefill; steps without a cache, which read the prompt again, are in its `again`. The context can
     be entered again, not nested. Raises UserError for what cannot work: a method that needs what the family does not give, a
@@ -59,6 +61,7 @@ class pruning:
         query: QuerySource | None = None,
         shown: Tensor | None = None,
         chosen: Chosen | None = None,
+        begun: Begun | None = None,
     ) -> None:
         method, self.budget = plans.asked(method, budget)
         self.model, self.method = model, method
@@ -67,14 +70,17 @@ class pruning:
         self.lm = families.language_model(model)
         _check_source(method, query)
         self.observer = Observer(model, method, seed, question, query, shown)
-        self.chosen = chosen
+        self.chosen, self.begun = chosen, begun
         self.trace = Trace()
         self._handles: list[Any] = []
+        self._unshare: Callable[[], None] = lambda: None
+        self.aside = False  # whether the language model reads a batch's opening, which is no prompt
         self._reset()
 
     def _reset(self) -> None:
         if (pruned := getattr(self, "pruned", None)) is not None:
             pruned.end()
+        self._unshare()
         self.prompt = False  # whether this forward reads a prompt
         self.pruned: Prefill | None = None  # the current prompt, where something is dropped from it
         self.ids: Tensor | None = None
@@ -122,6 +128,9 @@ class pruning:
 
     def _on_end(self, *_: Any) -> None:
         """Also after a pass that failed, before the next one makes its masks."""
+        if self.aside:
+            return
+        self._unshare()
         if self.pruned is not None:
             self.pruned.end()
 
@@ -130,6 +139,8 @@ class pruning:
 
     @torch.no_grad()
     def _on_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.aside:
+            return None
         cache = kwargs.get("past_key_values")
         if getattr(cache, "is_compileable", False):
             raise UserError("A static cache fixes the length before pruning: use the dynamic cache.")
@@ -143,7 +154,7 @@ class pruning:
                 return None
             if cache is not None:
                 setattr(cache, _PRUNED, True)
-            return args, self.pruned.start(dict(kwargs))
+            return args, self._taken_up(self.pruned, self.pruned.start(dict(kwargs)))
         self._refuse_second_prompt(kwargs, cache, past)
         return None if self.pruned is None else (args, self.pruned.step(dict(kwargs), past))
 
@@ -177,6 +188,21 @@ class pruning:
             self.method, plan, groups, question, self.family, self.observer, self.chosen, self.trace.again or self.trace
         )
 
+    def _taken_up(self, pruned: Prefill, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The language model's arguments, where it can without what contexts of this batch have in common."""
+        if self.begun is None or self.trace.again is not None or kwargs.get("past_key_values") is None:
+            return kwargs
+        if pruned.deepstack is None:
+            self.aside = True
+            try:
+                pruned.begin_behind(self.begun.enter(self.lm, kwargs, pruned.base.valid))
+            finally:
+                self.aside = False
+        if pruned.plan.before is None and self.begun.several:
+            layers = self.lm.layers[: min(pruned.plan.inside)]
+            self._unshare = self.begun.share(layers, lambda: pruned.overheard)
+        return kwargs
+
     def _warn_of_frames(self, groups: Sequence[families.Group]) -> None:
         """Once per context, where a method compares frames and a prompt has several pictures, of one tile each."""
         if self.warned or not self.method.at(0).frames:
@@ -203,6 +229,8 @@ class pruning:
 
     def _before_layer(self, i: int) -> Callable[..., Any]:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if self.aside:
+                return None
             hidden = args[0] if args else kwargs["hidden_states"]
             if self.pruned is not None:
                 kwargs = dict(kwargs)
@@ -213,7 +241,7 @@ class pruning:
                     mask = kwargs.get("attention_mask")
                     kwargs["attention_mask"] = self.pruned.decode_mask(i, mask, hidden.shape[1])
             if self.prompt:
-                (self.trace.again or self.trace).lengths.append(hidden.shape[1])
+                (self.trace.again or self.trace).lengths.append(hidden.shape[1] + (self.pruned.ahead if self.pruned else 0))
             return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
         return hook

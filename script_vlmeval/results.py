@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import shlex
-import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import __version__, convert, hub, loading, scoring, tiny
+from . import __version__, convert, hub, loading, tiny
 from .backbones import CLIPS, Backbone
 from .cells import Cell
-from .plugin import Dataset, Score
+from .plugin import Dataset, Score, Worth
 from .tally import Tally
 
 DECISIVE = ("script-vlmeval", "torch", "transformers", "ms-vlmeval")  # versions that can change an answer or a score
@@ -82,6 +80,7 @@ def result(
     fingerprint: Mapping[str, Any],
     dataset: Dataset,
     score: Score,
+    worth: Worth | None,
     tally: Tally,
     device: str,
     checkpoint: Mapping[str, Any],
@@ -104,7 +103,7 @@ def result(
         **({"unscored": score.unscored} if score.unscored else {}),
         **({"submission": score.submission} if score.submission else {}),
         **({"judge": score.judge} if score.judge else {}),
-        "stderr": standard_error(dataset, score),
+        "stderr": worth.standard_error() if worth else None,
         "n": len(dataset.rows),
         "failed": len(tally.failed),
         "failures": dict(list(tally.failed.items())[:_NAMED]),
@@ -117,21 +116,6 @@ def result(
         "samples_per_second": len(tally.predictions) / seconds if seconds else None,
         "provenance": {"checkpoint": dict(checkpoint), **provenance(device)},
     }
-
-
-def standard_error(dataset: Dataset, score: Score) -> float | None:
-    """Of the main figure, clustered by picture; None where the scorer does not say what each row is worth."""
-    if "stderr" in score.metrics:
-        return score.metrics["stderr"]
-    rows = [row for row in dataset.rows if row["index"] in (score.per_sample or {})]
-    if not rows or score.per_sample is None:
-        return None
-    values = [score.per_sample[row["index"]] for row in rows]
-    if math.isclose(100 * statistics.fmean(values), score.metrics[score.primary], abs_tol=1e-6):
-        error = 100 * scoring.standard_error(values, [dataset.cluster(row) for row in rows])
-    else:  # the main figure is not the rows' mean
-        return None
-    return None if math.isnan(error) else error
 
 
 def provenance(device: str) -> dict[str, Any]:

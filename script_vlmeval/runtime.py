@@ -10,26 +10,31 @@ import hashlib
 import inspect
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from . import families, inputs, loading, methods, plans, tower
 from .backbones import CLIPS, Backbone, Models
+from .begun import Begun, opening
+from .cache import roomy
 from .cells import Config, schedule
 from .encode import Chosen, QueryOnce, encode_once
 from .errors import UserError
+from .families.drawn import drawn
+from .families.places import Look
 from .inputs import Message, Sample
+from .kept import Kept
 from .methods import Method
 from .offers import offers, require
 from .pictures import Distinct
 from .prune import pruning
 from .query import LlmQuery
 from .ranks import Ranks
-from .trace import Trace
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Prepared:
     digests: list[str]
     shown: torch.Tensor | None  # (images, N) bool, False = padding; None where no picture was padded
     chosen: dict[tuple[Method, int], Chosen] = field(default_factory=dict)  # what methods chose of this batch
+    begun: Begun = field(default_factory=Begun)  # what the language model made of it before configurations part
+    looks: tuple[Look, ...] = ()  # what each prompt shows
+    seen: dict[Method, dict[int, Any]] = field(default_factory=dict)  # relevance of its groups to the questions, see `drawn`
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -52,6 +60,13 @@ class Answer:
 
     text: str
     tokens: dict[str, Any]
+    look: Callable[[], list[Kept]] = field(default=list, repr=False, compare=False)  # of its batch, where anything was dropped
+    nth: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def kept(self) -> Kept | None:
+        """What was kept of its pictures, where that was asked for: found out when somebody looks."""
+        return found[self.nth] if (found := self.look()) else None
 
 
 class Runtime:
@@ -85,10 +100,8 @@ class Runtime:
         """
         models = Models.of(checkpoints)
         where = choose_device(device)
-        if isinstance(model, Backbone):
-            record = model
-        else:
-            record = loading.fetched(models.record(model), offline=models.offline, clip=False)
+        fetched = partial(loading.fetched, offline=models.offline, clip=False)
+        record = model if isinstance(model, Backbone) else fetched(models.record(model))
         kind = choose_dtype(dtype, where)
         if where.startswith("cuda:"):
             torch.cuda.set_device(where)  # for kernels that run on the current one
@@ -96,8 +109,7 @@ class Runtime:
         return cls(record, loaded, processor, where, offline=models.offline)
 
     def read(self, message: Message, style: str = "auto") -> Sample:
-        """Decode one message, to be asked in a prompt style. Raises ValueError, naming the file, for a picture that cannot be
-        read."""
+        """Decode one message, to be asked in a prompt style. ValueError, naming the file, for a picture that cannot be read."""
         return inputs.read(self.record, self.record.asked(style), message)
 
     def prepare(self, items: Sequence[Sample | Message], style: str = "auto") -> Prepared:
@@ -113,12 +125,15 @@ class Runtime:
             given = inputs.collate(self.record, self.model, self._collator, samples)
         square = self.record.asked(style).square
         shown = inputs.shown([size for s in samples for size in s.sizes], families.side_of(self.model)) if square else None
-        return Prepared(given, [s.question for s in samples], [s.digest for s in samples], shown)
+        ids = given["input_ids"]
+        begun = Begun(opening(ids, given.get("attention_mask"), families.visual_mask(self.model, ids)))
+        looks = (Look.of(s, self.record.asked(style)) for s in samples)
+        return Prepared(given, [s.question for s in samples], [s.digest for s in samples], shown, begun=begun, looks=tuple(looks))
 
     def place(self, prepared: Prepared) -> Prepared:
         """A batch on the model's device."""
         moved = {name: value.to(self.where) for name, value in prepared.inputs.items()}
-        return replace(prepared, inputs=moved, chosen={})
+        return replace(prepared, inputs=moved, chosen={}, begun=Begun(prepared.begun.opening), seen={})
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -165,14 +180,19 @@ class Runtime:
         seed: int = 0,
         budgets: Sequence[str] = (),
         max_new_tokens: int | None = None,
+        kept: bool = False,
     ) -> list[Answer]:
         """Greedy answers of a batch under a method and budget ('' = all tokens). budgets: those that will be asked for of this
         batch, so that a method whose choices are nested runs once for all of them. max_new_tokens: the model's own where None.
+        kept: whether the answers can tell which tokens were kept.
 
         Sample seeds follow from the run's seed and the sample's content, so they are the same in every batch, on every device
         and in every runner.
         """
         seeds = [int(hashlib.sha256(f"{seed}:{d}".encode()).hexdigest()[:14], 16) for d in prepared.digests]
+        longest = max_new_tokens or self.record.max_new_tokens
+        cache = None if method.reprunes() else roomy(self.model, longest)
+        prepared.begun.several = len(budgets) > 1
         context = pruning(
             self.model,
             method,
@@ -182,26 +202,35 @@ class Runtime:
             query=self._query(method.source()) if {"keys", "query"} & method.needs else None,
             shown=prepared.shown,
             chosen=prepared.chosen.setdefault((method, seed), Chosen([per_tile(self.record, b) for b in budgets])),
+            begun=None if cache is None else prepared.begun,
         )
         if method.reprunes():
             warnings.warn(
                 "reprune_each_step reads the whole prompt again for each token: for parity, not for results.", stacklevel=2
             )
         with context as trace:
+            context.observer.asked = [] if kept else None
             out = self.model.generate(
                 **prepared.inputs,
                 do_sample=False,
                 num_beams=1,
-                max_new_tokens=max_new_tokens or self.record.max_new_tokens,
+                max_new_tokens=longest,
                 use_cache=not method.reprunes(),
+                **({} if cache is None else {"past_key_values": cache}),
             )
-            counts = self._counts(trace)
+            counts = trace.counts(self.model.config.text_config.num_hidden_layers)
+            look = self._look(prepared, context) if kept else list
         self._warn_of_length(counts)
         texts = self.processor.tokenizer.batch_decode(out[:, prepared.inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [
-            Answer(text.strip(), {**c, "relevance": trace.relevance if c["visual_full"] else "none"})
-            for text, c in zip(texts, counts, strict=True)
-        ]
+        return [Answer(text.strip(), c, look, i) for i, (text, c) in enumerate(zip(texts, counts, strict=True))]
+
+    def _look(self, prepared: Prepared, context: pruning) -> Callable[[], list[Kept]]:
+        """What was kept of each prompt's pictures; nothing where nothing was dropped."""
+        if (now := context.pruned) is None:
+            return list
+        seen, asked = prepared.seen.setdefault(context.method, {}), context.observer.asked or ()
+        what = (prepared.looks, now.groups, now.plan, context.trace, asked, seen)
+        return cache(partial(drawn, self.model, self.processor, *what))
 
     def _warn_of_length(self, counts: Sequence[Mapping[str, Any]]) -> None:
         """Say that a prompt was longer than the language model was made for, as many frames of a video are."""
@@ -222,30 +251,13 @@ class Runtime:
         """The question's side, loaded when a method first asks for it."""
         source = _resolved(self.record, source)
         if source not in self._queries:
-            found = (
-                LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
-                if source in ("llm", "words")
-                else loading.load_query(
-                    loading.with_text_side(self.record, offline=self.offline),
-                    self.where,
-                    compat=source == "clipcompat",
-                    model=self.model,
-                )
-            )
+            if source in ("llm", "words"):
+                found: Any = LlmQuery(self.processor.tokenizer, self.model.get_input_embeddings(), words=source == "words")
+            else:
+                record = loading.with_text_side(self.record, offline=self.offline)
+                found = loading.load_query(record, self.where, compat=source == "clipcompat", model=self.model)
             self._queries[source] = QueryOnce(found)
         return self._queries[source]
-
-    def _counts(self, trace: Trace) -> list[dict[str, Any]]:
-        """Per row: visual tokens before pruning, their mean over the layers, those of them that no method touches, text tokens,
-        all tokens entering each layer."""
-        assert trace.text is not None
-        assert trace.visual is not None
-        assert trace.between is not None
-        layers = trace.entering(self.model.config.text_config.num_hidden_layers).T.tolist()
-        return [
-            {"visual_full": v, "visual_kept": sum(row) / len(row) - t, "between": s, "text": t, "layers": row}
-            for v, s, t, row in zip(*(x.tolist() for x in (trace.visual, trace.between, trace.text)), layers, strict=True)
-        ]
 
 
 def relevance_of(record: Backbone, method: Method) -> str:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 T = TypeVar("T")
 
@@ -79,7 +80,8 @@ def place(keep: Tensor, n: int) -> tuple[Tensor, Tensor]:
 class Stage:
     """The sequence from a stage on, in coordinates of the sequence that the language model was given.
 
-    Rows with fewer tokens than the longest are padded on the left; `valid` marks real tokens.
+    Rows with fewer tokens than the longest are padded on the left; `valid` marks real tokens. What all rows begin with may be in
+    the cache already: `ahead` tokens, all real, that masks have a column for and no row.
     """
 
     index: Tensor  # (B, M) positions in the language model's sequence
@@ -87,14 +89,15 @@ class Stage:
     valid: Tensor  # (B, M) bool
     step: Tensor  # (B, M) positions in the stage before
     rope: Any = None
-    mask: Tensor | None = None
+    mask: Tensor | None = None  # (B, 1, M, ahead + M), or (B, ahead + M) where masks are flat
     ragged: bool = False  # rows of unequal length: the mask must be explicit, also where transformers would give none
     flat: bool = False  # whether masks are (B, K), as for flash attention
+    ahead: int = 0  # tokens that the cache holds before them
 
     @classmethod
-    def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None, flat: bool = False) -> Stage:
+    def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None, flat: bool = False, ahead: int = 0) -> Stage:
         index = torch.arange(valid.shape[1], device=valid.device).expand(valid.shape)
-        return cls(index, index, valid, index, rope, mask, flat=flat)
+        return cls(index, index, valid, index, rope, mask, flat=flat, ahead=ahead)
 
     def last(self) -> Tensor:
         """(B,) where each row's last real token stands."""
@@ -111,7 +114,7 @@ class Stage:
         ragged = self.rope is not None and not bool(valid.all())
         mask = self.mask
         if ragged and mask is None:
-            mask = self.valid if self.flat else _causal(self.valid)
+            mask = _real(self.valid, self.ahead) if self.flat else _causal(self.valid, self.ahead)
         rope = None if self.rope is None else tuple(take_rope(c, place) for c in self.rope)
         shrunk = Stage(
             self.index.gather(1, step),
@@ -119,31 +122,44 @@ class Stage:
             valid,
             step,
             rope,
-            take_mask(mask, step, step, valid),
+            take_mask(mask, step, _columns(step, self.ahead), _real(valid, self.ahead)),
             ragged,
             self.flat,
+            self.ahead,
         )
         return shrunk, rank
 
     def decode_mask(self, mask: Tensor | None, start: int, past: int, new: int) -> Tensor | None:
         """The mask of a decoding step of `new` tokens, made for the first layer's cache (`past` long, `start` of it prompt), at
         the columns that this layer's cache holds."""
+        real = _real(self.valid, self.ahead)
         if mask is None and self.ragged and self.flat:
-            return torch.cat([self.valid, self.valid.new_ones(len(self.valid), past - start + new)], 1)
+            return torch.cat([real, real.new_ones(len(real), past - start + new)], 1)
         if mask is None and self.ragged:
-            tail = torch.ones(new, past - start + new, dtype=torch.bool, device=self.valid.device).tril(past - start)
-            prompt = self.valid[:, None, None, :].expand(-1, 1, new, -1)
+            tail = torch.ones(new, past - start + new, dtype=torch.bool, device=real.device).tril(past - start)
+            prompt = real[:, None, None, :].expand(-1, 1, new, -1)
             return torch.cat([prompt, tail.expand(len(prompt), 1, -1, -1)], -1)
         if mask is None:
             return None
-        index, valid = self.index.to(mask.device), self.valid.to(mask.device)
-        later = torch.arange(start, mask.shape[-1], device=mask.device).expand(len(index), -1)
+        columns, real = _columns(self.index, self.ahead).to(mask.device), real.to(mask.device)
+        later = torch.arange(start, mask.shape[-1], device=mask.device).expand(len(columns), -1)
         return take_mask(
-            mask, None, torch.cat([index, later], 1), torch.cat([valid, torch.ones_like(later, dtype=torch.bool)], 1)
+            mask, None, torch.cat([columns, later], 1), torch.cat([real, torch.ones_like(later, dtype=torch.bool)], 1)
         )
 
 
-def _causal(valid: Tensor) -> Tensor:
-    """(B, 1, L, L) bool."""
-    n = valid.shape[1]
-    return torch.ones(n, n, dtype=torch.bool, device=valid.device).tril() & valid[:, None, None, :]
+def _columns(index: Tensor, ahead: int) -> Tensor:
+    """Where the cache holds what is ahead and, behind it, these positions (B, M) of the sequence: (B, ahead + M)."""
+    return torch.cat([torch.arange(ahead, device=index.device).expand(len(index), -1), index + ahead], 1)
+
+
+def _real(valid: Tensor, ahead: int) -> Tensor:
+    """Which of these columns are real tokens (B, ahead + M), as `valid` (B, M) says of the sequence."""
+    return pad(valid, (ahead, 0), value=True)
+
+
+def _causal(valid: Tensor, ahead: int) -> Tensor:
+    """(B, 1, L, ahead + L) bool."""
+    real = _real(valid, ahead)
+    n = real.shape[1]
+    return torch.ones(n, n, dtype=torch.bool, device=real.device).tril()[ahead:] & real[:, None, None, :]

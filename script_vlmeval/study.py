@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "limit": None,
     "batch-size": 32,
     "max-failures": None,
+    "atlas": 100,
     "seed": 0,
     "device": "auto",
     "dtype": "auto",
@@ -44,12 +45,10 @@ CHOICES = {
 
 def read(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, Any]]:
     """Configurations, benchmark names and options, from flags and the study file."""
-    settings, configs, data = dict(DEFAULTS), [], []
+    configs, data, options = list[Config](), list[str](), dict[str, Any]()
     if args.config:
         study = read_study(args.config, DEFAULTS)
-        configs, data = list(study.configs), list(study.data)
-        settings |= study.options
-    settings |= {k: v for k in DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
+        configs, data, options = list(study.configs), list(study.data), dict(study.options)
     if args.model:
         configs = [Config.parse(name) for name in dict.fromkeys(args.model)]
     configs = _with_params(configs, parse_params(args.param))
@@ -58,14 +57,21 @@ def read(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, A
         raise UserError("No model: name configurations with --model (tiny_script_16), or a study with --config.")
     if not data:
         raise UserError("No benchmark: name them with --data (ShapesVQA), or in the study. `--list data` shows the names.")
-    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0), ("max-failures", 0)):
-        if (key, settings[key]) != ("batch-size", "auto"):
-            settings[key] = _integer(key, settings[key], least)
+    return configs, data, settings(args, options)
+
+
+def settings(args: argparse.Namespace, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Every option: the flags, over those of a study, over the defaults. UserError for what cannot be."""
+    found = DEFAULTS | dict(options or {})
+    found |= {k: v for k in DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
+    for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0), ("max-failures", 0), ("atlas", 0)):
+        if (key, found[key]) != ("batch-size", "auto"):
+            found[key] = _integer(key, found[key], least)
     for key, known in CHOICES.items():
-        if settings[key] not in (*known, DEFAULTS[key]):
-            raise unknown(f"value for --{key}:", str(settings[key]), known)
-    settings["device"] = str(settings["device"])
-    return configs, data, settings
+        if found[key] not in (*known, DEFAULTS[key]):
+            raise unknown(f"value for --{key}:", str(found[key]), known)
+    found["device"] = str(found["device"])
+    return found
 
 
 def _integer(key: str, value: Any, least: int) -> int | None:

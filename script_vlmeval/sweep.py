@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from . import room, survey
+from . import atlas, room, survey
 from .ahead import decoders
 from .asking import Asking
 from .batches import Meter, Sizer
@@ -199,7 +199,7 @@ class _Sweep:
         sizer = Sizer.of(options.batch_size, Meter.of(runtime.device))
         with between_batches() as stop:
             tolerated = options.tolerated(len(table.dataset.rows))
-            asking = Asking(runtime, table, how, sizer, self.counts, stop, tolerated, decoders(self.ranks.beside))
+            asking = Asking(runtime, table, how, sizer, self.counts, stop, tolerated, decoders(self.ranks.beside), options.atlas)
             for _ in asking.ask(itertools.chain([first], chunks)):
                 self.ranks.add(f"done {number}.{i}")
             stop.check()  # asked for during the last batch
@@ -244,3 +244,4 @@ class _Sweep:
             work.store.close()
             if work.cell not in self.outcome.failed:
                 self.progress.cell()
+        atlas.write(self.options.work_dir, table.dataset, self.options.atlas, frames=self.jobs[number].record.frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,3 +51,22 @@ class Trace:
             now = self.stages.get(layer, now).to(now.device)  # of a model over several GPUs, later stages are on other ones
             rows.append(now)
         return torch.stack(rows)
+
+    def counts(self, n_layers: int) -> list[dict[str, Any]]:
+        """Per row: visual tokens before pruning, their mean over the layers, those of them that no method touches, text tokens,
+        all tokens entering each layer; where relevance came from, of rows that have a picture."""
+        assert self.text is not None, "no prefill has run yet"
+        assert self.visual is not None
+        assert self.between is not None
+        layers = self.entering(n_layers).T.tolist()
+        return [
+            {
+                "visual_full": v,
+                "visual_kept": sum(row) / len(row) - t,
+                "between": s,
+                "text": t,
+                "layers": row,
+                "relevance": self.relevance if v else "none",
+            }
+            for v, s, t, row in zip(*(x.tolist() for x in (self.visual, self.between, self.text)), layers, strict=True)
+        ]

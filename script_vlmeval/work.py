@@ -40,6 +40,7 @@ class Options:
     quiet: bool = False
     judge: Judge | None = None  # of benchmarks that one scores
     max_failures: int | None = None  # rows of a cell; None: a twentieth, or 20 where that is more
+    atlas: int = 100  # the first rows of each benchmark of which it is recorded which tokens were kept
 
     def tolerated(self, rows: int) -> int:
         """How many failed rows a cell of so many may have."""

@@ -93,8 +93,8 @@ def content(work_dir: Path) -> dict[str, Any]:
     for path in sorted(work_dir.rglob("*.xlsx")):
         pages = sheets(path)
         if path.name == "summary.xlsx":
-            pages = {title: page for title, page in pages.items() if title in ("summary", "ShapesVQA", "ShapesYN")}
-            pages = {title: [_timeless(page, row) for row in page] for title, page in pages.items()}
+            pages = {title: page for title, page in pages.items() if title in ("overview", "ShapesVQA", "ShapesYN")}
+        pages = {title: [_timeless(page, row) for row in page] for title, page in pages.items()}
         placed = {title: [[_anywhere(cell, work_dir) for cell in row] for row in page] for title, page in pages.items()}
         found[str(path.relative_to(work_dir))] = placed
     return found
@@ -102,7 +102,7 @@ def content(work_dir: Path) -> dict[str, Any]:
 
 def _timeless(page: list[list[Any]], row: list[Any]) -> list[Any]:
     head = page[0]
-    return [cell for name, cell in zip(head, row, strict=True) if "second" not in str(name)]
+    return [cell for name, cell in zip(head, row, strict=True) if "second" not in str(name) and name != "answers/s"]
 
 
 def once_each(work_dir: Path) -> bool:

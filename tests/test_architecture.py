@@ -19,21 +19,21 @@ FILE_LINES, FUNCTION_LINES = 350, 60
 ROWS = {
     16: "run cli",
     15: "commands",
-    14: "sweep study status",
+    14: "sweep study status show compare merge",
     13: "asking survey closing",
-    12: "results work wording",
+    12: "results work wording atlas",
     11: "report plugin",
     10: "runtime draw listing conformance",
     9: "inputs",
     8: "loading prune",
     7: "prefill",
-    6: "observe backbones convert",
+    6: "observe backbones convert begun",
     5: "plans tower prepare",
     4: "families tiny encode benchmarks",
     3: "query attention offers",
     2: "methods prompts store counts",
     1: "kernels sequence trace scoring cells celltext files shapes hub video judge "
-    "ranks ahead batches progress stopping tally pictures room",
+    "ranks ahead batches progress stopping tally pictures room cache stats kept published",
     0: "errors recent",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}
@@ -46,12 +46,13 @@ ONLY = {
     "pandas": "plugin",
     "openpyxl": "report",
     "matplotlib": "draw",
+    "scipy": "stats",
     "hypothesis": "conformance",
     "triton": "kernels",
     "openai": "judge",
     "av": "video prepare",
     "pyarrow": "prepare",
-    "transformers": "tiny loading convert inputs prune families query attention",
+    "transformers": "tiny loading convert inputs prune families query attention cache begun",
 }
 # A method is a pure function of tensors; these see nothing but the standard library and, at most, this.
 PURE = {

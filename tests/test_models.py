@@ -347,7 +347,21 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[inputs.Sample]:
 
 def host_run(work: Path, folder: Path, name: str, *more: str) -> list[str]:
     """The answers to the first rows of a table of the host's."""
-    argv = ["--data", name, "--device", "cpu", "--work-dir", str(work), "--quiet", "--limit", "2", "--mode", "infer"]
+    argv = [
+        "--data",
+        name,
+        "--device",
+        "cpu",
+        "--work-dir",
+        str(work),
+        "--quiet",
+        "--limit",
+        "2",
+        "--mode",
+        "infer",
+        "--atlas",
+        "0",
+    ]
     assert main([*argv, "--checkpoint", f"llava={folder}", "--model", "llava_divprune_5", *more]) == 0
     return [a["prediction"] for a in answers(work, "llava_divprune_5", name)]
 

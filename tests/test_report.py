@@ -17,7 +17,7 @@ from script_vlmeval import celltext, draw, report
 from script_vlmeval.cells import Config
 from script_vlmeval.draw import plot
 from script_vlmeval.errors import UserError
-from script_vlmeval.report import sheets
+from script_vlmeval.report import files, sheets
 
 NASTY = [
     "=1+1", "+1", "-1", "@SUM(A1)", "#N/A", "#REF!", "=", "'=1", "None", "NA", "nan", "null", "007", "1e5", "TRUE", "2024-01-01",
@@ -114,8 +114,9 @@ def test_lines_written_one_by_one_are_those_of_a_page(tmp_path: Path, n: int):
     """Beyond those that openpyxl writes."""
     texts = [*NASTY, *ESCAPED, "x" * 40_000, "\x7f\x9f", " ", "é\U0001f600 "]
     lines = [[str(i), texts[i % len(texts)], texts[i * 7 % len(texts)]] for i in range(n)]
-    sheets.save([("page", [["index", "a", "b"], *lines])], tmp_path / "page.xlsx")
-    sheets.save_texts("page", ["index", "a", "b"], iter(lines), n, tmp_path / "lines.xlsx")
+    head = ["index", "a", "b"]
+    sheets.save([sheets.Page("page", [head, *lines])], tmp_path / "page.xlsx")
+    sheets.save([sheets.plain_page("page", head, iter(lines), n)], tmp_path / "lines.xlsx")
     assert (tmp_path / "page.xlsx").read_bytes() == (tmp_path / "lines.xlsx").read_bytes()
     assert openpyxl.load_workbook(tmp_path / "lines.xlsx", read_only=True).active.calculate_dimension() == f"A1:C{n + 1}"
 
@@ -156,6 +157,13 @@ def put(work_dir: Path, config: str, benchmark: str, score: float | None, **more
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result(config, benchmark, score, **more)))
     return path
+
+
+@pytest.fixture(autouse=True)
+def spreadsheets_alone(monkeypatch: pytest.MonkeyPatch):
+    """The plots of `plots/` and the page have tests of their own."""
+    monkeypatch.setattr(files, "plots", lambda *_: [])
+    monkeypatch.setattr(files, "write_page", lambda *_: None)
 
 
 @pytest.fixture
@@ -232,11 +240,12 @@ def test_the_long_sheet_has_one_row_per_cell(work_dir: Path):
 def test_the_other_sheets(work_dir: Path):
     summary = report.summarise(work_dir)
     workbook = openpyxl.load_workbook(summary.workbook)
-    assert workbook.sheetnames == ["overview", "long", "ShapesVQA", "ShapesYN", "provenance", "notes"]
+    tables, data = ["overview", "long", "efficiency"], ["curves", "retention"]
+    assert workbook.sheetnames == [*tables, "charts", "ShapesVQA", "ShapesYN", *data, "provenance", "notes"]
     assert sheet_of(summary, "ShapesVQA")["color"].tolist() == [45.0, 30.0, 45.0, 22.5, 40.5]
     provenance = sheet_of(summary, "provenance")
     assert provenance.loc[0, ["versions.torch", "command", "fingerprint.seed"]].tolist() == ["2.6.1", "=run", 0]
-    assert all(sheet.freeze_panes == "B2" and sheet.auto_filter.ref for sheet in workbook)
+    assert all(sheet.freeze_panes == "B2" and sheet.auto_filter.ref for sheet in workbook if sheet.title != "charts")
     assert not [cell for sheet in workbook for line in sheet.iter_rows() for cell in line if cell.data_type == "f"]
 
 
@@ -493,7 +502,7 @@ def test_benchmarks_with_awkward_names_get_a_sheet(tmp_path: Path):
     for name in ("overview", "a[1]:b*?", "x" * 60, "x" * 60 + "y"):
         put(tmp_path, "tiny_full", name, 50.0)
     sheets = openpyxl.load_workbook(report.summarise(tmp_path).workbook).sheetnames
-    assert len(sheets) == 8
+    assert len(sheets) == 9
     assert max(map(len, sheets)) <= 31
 
 

@@ -106,6 +106,23 @@ def test_a_judged_score_of_the_hosts_names_its_judge(tmp_path):
     assert scored_by(scorer(MATHVISTA), tmp_path).judge == ""
 
 
+@pytest.mark.parametrize(
+    ("marks", "worth", "points"), [((1, 0.5), (1, 0.5), (100, 50)), ((1, 0), (1, 0), None), ((5, 0.5), None, None)]
+)
+def test_rows_of_the_hosts_have_points_where_they_explain_its_figure(tmp_path, marks, worth, points):
+    """Marks beyond 0..1 are in a unit of its own."""
+
+    def evaluate(path, **_):
+        pd.DataFrame({"index": [1, 7], "score": marks}).to_excel(path.replace(".xlsx", "_score.xlsx"))
+        return pd.DataFrame({"Overall": [75.0]})
+
+    path = answered([{"index": "1"}, {"index": "007"}], tmp_path / "cell", ["a", "b"])
+    score = score_host(scorer(evaluate, "Y/N"), workbooks.read_answers(path), path, tmp_path)
+    assert score.per_sample == (worth and dict(zip(("1", "007"), worth, strict=True)))
+    assert score.points == (points and dict(zip(("1", "007"), points, strict=True)))
+    assert score.read is None
+
+
 def test_a_set_of_the_hosts_that_needs_a_judge_says_so(data, tmp_path):
     data_factory.gqa(data)
     dataset = plugin.open_dataset(resolve("GQA"), None, tmp_path)
@@ -400,3 +417,35 @@ def test_sets_that_the_host_lacks_are_scored_by_our_rule_alone(data, tmp_path):
     score = dataset.score(answered(dataset.rows, tmp_path / "cell", ["red", "blue"]))
     assert (score.metrics["Overall"], score.others) == (50, ())
     assert dataset.scored
+
+
+# what rows are worth -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["GQA", "MME", "POPE", "SQA", "MMBench", "OCRBench", "DocVQA"])
+@pytest.mark.parametrize("limit", [None, 5])
+def test_points_of_a_table_average_to_its_score(data, tmp_path, name, limit):
+    """Whoever scores it, with pictures in cells and rotations, and of a part of it."""
+    getattr(data_factory, {"SQA": "science_qa"}.get(name, name.lower()))(data)
+    dataset = plugin.open_dataset(resolve(name), limit, tmp_path)
+    said = [row["answer"] if i % 3 else "No" for i, row in enumerate(dataset.rows)]
+    ours = dataset.score(answered(dataset.rows, tmp_path / "cell", said))
+    for score in (ours, *ours.others):
+        worth = plugin.Worth.of(dataset, score)
+        if worth is None or worth.points is None:
+            assert score is not ours
+            continue
+        assert (len(worth.points), score.read is None) == (len(dataset), score is not ours)
+        assert sum(worth.points) / len(dataset) == pytest.approx(score.metrics[score.primary], abs=1e-9)
+        assert worth.standard_error() == pytest.approx(ours.metrics["stderr"]) or score is not ours
+    if name in ("GQA", "SQA", "MMBench"):
+        assert ours.others[0].points, "the host's rows explain its figure too"
+
+
+def test_a_judge_says_what_an_answer_is_worth_and_not_what_it_says(questions, tmp_path):
+    book = answered(questions.rows, tmp_path / "cell", ["a0", "b", "", "d"])
+    with judge_server.server(lambda request: f"{{'pred': '{'yes' if 'a0' in request.user else 'no'}', 'score': 3}}") as url:
+        score = questions.score(book, Judge("m", url))
+    assert (score.read, list(score.points.values())) == (None, [100, 0, 0, 0])
+    (exact,) = score.others
+    assert exact.read == {"0": "a0", "1": "b", "2": "", "3": "d"}

@@ -256,12 +256,12 @@ def test_mme_error_is_that_of_a_sum_of_category_means():
                 drawn.append(({"index": str(len(drawn)), "image_path": f"{i}.png", "category": "ab"[i % 2]}, float(right)))
         return drawn
 
-    def total(drawn: list[tuple[dict[str, str], float]]) -> float:
+    def table(drawn: list[tuple[dict[str, str], float]]) -> dict[str, float]:
         rows = [{**row, "answer": "Yes", "prediction": "Yes" if right else "No"} for row, right in drawn]
-        return scoring.pairs(rows).metrics["total"]
+        return scoring.pairs(rows).metrics
 
-    totals = [total(pictures(80)) for _ in range(400)]
+    totals = [table(pictures(80))["total"] for _ in range(400)]
     mean = sum(totals) / len(totals)
     spread = (sum((t - mean) ** 2 for t in totals) / (len(totals) - 1)) ** 0.5
-    errors = [scoring.mme_error(*zip(*pictures(80), strict=True)) for _ in range(50)]
+    errors = [table(pictures(80))["stderr"] for _ in range(50)]
     assert abs(sum(errors) / len(errors) / spread - 1) < 0.1

@@ -7,6 +7,7 @@ The only package that imports vlmeval, and only when something is asked of it:
     datasets.py     a benchmark as our runner sees it: rows, messages, score
     hosted.py       the host's own image sets behind it; videos.py: video sets; pictures.py: the user's own tables
     scores.py       what a scorer says; judged.py: a judge's; host_scores.py: the host's; submissions.py: files to send in
+    worth.py        what each row is worth to a score; groups.py: which rows are scored together
     workbook.py     workbooks of answers
 """
 
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from .datasets import Dataset, open_dataset
 from .scores import Score
 from .videos import SAMPLER
+from .worth import Worth
 
 if TYPE_CHECKING:
     from .classes import PrunedVLM
 
-__all__ = ["SAMPLER", "Dataset", "PrunedVLM", "Score", "config_names", "host_label", "open_dataset", "register"]
+__all__ = ["SAMPLER", "Dataset", "PrunedVLM", "Score", "Worth", "config_names", "host_label", "open_dataset", "register"]
 
 
 def host_label() -> str:

@@ -17,6 +17,7 @@ from ..benchmarks.folders import DATA, data_folder, digest, named_folder, own_fo
 from ..errors import UserError, unknown
 from ..scoring import RULES
 from . import hosted, videos
+from .groups import first, group_of
 from .host import environment, host
 from .host_scores import score_host
 from .judged import JUDGED, score_judged
@@ -175,7 +176,9 @@ def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dat
         numbers = " or ".join(f"{n:,}" for n in published)
         dataset.notes += (f"{benchmark.name}: {whole:,} questions here, {numbers} as published.",)
     if limit is not None:
-        dataset.rows = _first(dataset, limit, _group_of(benchmark))
+        group = group_of(benchmark)
+        groups = [group(dataset.with_picture(row)) for row in dataset.rows] if group else None
+        dataset.rows = first(dataset.rows, limit, groups)
         if len(dataset) < whole:
             dataset.notes += (f"{benchmark.name}: the first {len(dataset):,} of {whole:,} questions (--limit).",)
     if not dataset.rows:
@@ -183,27 +186,6 @@ def open_dataset(benchmark: Benchmark, limit: int | None, work_dir: Path) -> Dat
     for note in dataset.notes:
         log.warning(note)
     return dataset
-
-
-# limits ------------------------------------------------------------------------------------------------------------------
-
-
-def _group_of(benchmark: Benchmark) -> Callable[[Mapping[str, str]], str] | None:
-    """What tells the rows that are scored together: as the rule says. Without one the host scores, rotations of a question
-    together in its circular sets."""
-    if benchmark.rule:
-        return RULES[benchmark.rule].group if benchmark.rule in RULES else None
-    circular = any(part in benchmark.host.lower() for part in ("mmbench", "ccbench", "circular", "mmcr"))
-    return RULES["mmbench"].group if circular else None
-
-
-def _first(dataset: Dataset, limit: int, group: Callable[[Mapping[str, str]], str] | None) -> list[Row]:
-    """The first rows, and the later ones that are scored together with them."""
-    if group is None:
-        return dataset.rows[:limit]
-    groups = [group(dataset.with_picture(row)) for row in dataset.rows]
-    chosen = set(groups[:limit])
-    return [row for row, name in zip(dataset.rows, groups, strict=True) if name in chosen]
 
 
 # the sources -------------------------------------------------------------------------------------------------------------

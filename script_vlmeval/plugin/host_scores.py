@@ -66,10 +66,12 @@ def score_host(dataset: Any, answers: Answers, workbook: Path, data: Path, judge
             shutil.move(path, theirs / (workbook.stem + path.name.removeprefix("answers")))
     metrics = host_metrics(result, dataset, per_sample)
     primary = _main(metrics, name)
-    if getattr(dataset, "TYPE", "") == "VQA" and per_sample and not _explains(per_sample, metrics[primary]):
+    explained = per_sample is not None and _explains(per_sample, metrics[primary])
+    if getattr(dataset, "TYPE", "") == "VQA" and not explained:
         per_sample = None  # ANLS and the like: the column is a distance, not the score
+    points = {index: 100 * worth for index, worth in per_sample.items()} if per_sample is not None and explained else None
     by = judge.label if judge else ""
-    return Score(metrics, primary, scorer_of(dataset) + (f", judge {by}" if by else ""), per_sample, judge=by)
+    return Score(metrics, primary, scorer_of(dataset) + (f", judge {by}" if by else ""), per_sample, judge=by, points=points)
 
 
 def _main(metrics: Mapping[str, float], name: str) -> str:
@@ -131,7 +133,8 @@ def _per_sample(folder: Path, indices: Sequence[str]) -> dict[str, float] | None
             if column not in frame or "index" not in frame:
                 continue
             found = {_canonical(str(i)): float(s) for i, s in zip(frame["index"], frame[column], strict=True)}
-            return {ours[index]: score for index, score in found.items() if index in ours}
+            known = {ours[index]: score for index, score in found.items() if index in ours}
+            return known if all(0 <= score <= 1 for score in known.values()) else None  # else a judge's marks or percentages
     return None
 
 
@@ -141,4 +144,4 @@ def _canonical(index: str) -> str:
 
 
 def _explains(per_sample: Mapping[str, float], overall: float) -> bool:
-    return math.isclose(100 * sum(per_sample.values()) / len(per_sample), overall, abs_tol=1e-6)
+    return bool(per_sample) and math.isclose(100 * sum(per_sample.values()) / len(per_sample), overall, abs_tol=1e-6)

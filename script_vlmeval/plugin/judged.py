@@ -15,7 +15,7 @@ from .. import judge as judging
 from .. import scoring
 from ..errors import UserError
 from .host import host
-from .scores import Score, per_sample_of, write_verdicts
+from .scores import Score, by_index, write_verdicts
 
 if TYPE_CHECKING:
     from ..judge import Judge, Task
@@ -90,6 +90,12 @@ def score_judged(how: Judged, judge: Judge, workbook: Path, rows: Sequence[dict[
     write_verdicts(workbook, rows, verdicts, "judged", {"reply": words})
     unread = sum(reply.value is None for reply in replies)
     notes = (f"{unread:,} of {len(replies):,} judge replies could not be read: they count as wrong.",) if unread else ()
-    return Score(
-        verdicts.metrics, how.primary, how.scorer(judge.label), per_sample_of(rows, verdicts), notes=notes, judge=judge.label
+    return Score(  # without `read`: what a judge says is of the answer's worth, and two answers may differ and both be right
+        verdicts.metrics,
+        how.primary,
+        how.scorer(judge.label),
+        by_index(rows, verdicts.per_sample),
+        notes=notes,
+        judge=judge.label,
+        points=by_index(rows, verdicts.pointed()),
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from ..scoring import Rule, Verdicts
 from .workbook import Row, answered_rows, write_lines
 
+V = TypeVar("V")
 _NAMED = 20  # rows that are named where two scorers differ
 
 
@@ -20,8 +21,10 @@ _NAMED = 20  # rows that are named where two scorers differ
 class Score:
     """A benchmark's figures by one scorer, in percent or in MME's points.
 
-    per_sample: index -> 0..1, None where the scorer does not say. others: what other scorers make of the same answers; their
-    figures never mix with these. unscored: why there is no figure, where there is none; submission: the file to send in.
+    per_sample: index -> 0..1, None where the scorer does not say. points: index -> what the row adds to the main figure, which is
+    the mean of these (`scoring.points`); None where rows do not explain it. read: index -> what was read from the answer, None
+    where the scorer does not say. others: what other scorers make of the same answers; their figures never mix with these.
+    unscored: why there is no figure, where there is none; submission: the file to send in.
     """
 
     metrics: dict[str, float]
@@ -34,6 +37,8 @@ class Score:
     differs: tuple[str, ...] | None = None  # of another scorer: indices of rows that it scores otherwise than the main one
     notes: tuple[str, ...] = ()
     judge: str = ""  # the judge's label
+    read: dict[str, str] | None = field(default=None, repr=False)
+    points: dict[str, float] | None = field(default=None, repr=False)
 
     def beside(self, other: Score) -> Score:
         """This score, with another scorer's beside it and the rows that they disagree on, where both say what a row is worth (and
@@ -62,7 +67,9 @@ def by_rule(rule: Rule, workbook: Path, rows: Sequence[Row] | None = None) -> Sc
     verdicts = rule.function(rows)
     write_verdicts(workbook, rows, verdicts)
     label = f"script_vlmeval {rule.label}"
-    return Score(verdicts.metrics, rule.primary, label, per_sample_of(rows, verdicts))
+    read = by_index(rows, verdicts.read)
+    worth, points = by_index(rows, verdicts.per_sample), by_index(rows, verdicts.pointed())
+    return Score(verdicts.metrics, rule.primary, label, worth, read=read, points=points)
 
 
 def write_verdicts(
@@ -88,5 +95,6 @@ def write_verdicts(
     pd.DataFrame([verdicts.metrics]).to_csv(workbook.with_name(f"{workbook.stem}_{mark}.csv"), index=False)
 
 
-def per_sample_of(rows: Sequence[Row], verdicts: Verdicts) -> dict[str, float]:
-    return {row["index"]: worth for row, worth in zip(rows, verdicts.per_sample, strict=True)}
+def by_index(rows: Sequence[Row], values: Sequence[V]) -> dict[str, V]:
+    """Values that stand in the order of the rows."""
+    return {row["index"]: value for row, value in zip(rows, values, strict=True)}

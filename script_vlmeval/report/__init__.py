@@ -1,11 +1,14 @@
-"""Spreadsheets and tables, built from what is on disk: `<config>_<benchmark>.xlsx`, `summary.xlsx`, `accuracy.png`.
+"""Spreadsheets and tables, built from what is on disk: `<config>_<benchmark>.xlsx`, `<config>.xlsx`, `summary.xlsx`.
 
     files.py      what is written
     rows.py       results from the disk, and what tells their scorers apart
     summary.py    what is known of a folder of results
     overview.py   configurations by benchmarks; terminal.py prints them
-    pages.py      the other sheets; legend.py: what marks mean
-    sheets.py     lines of values as a workbook
+    pages.py      the other sheets; costs.py, comparisons.py: what two of them hold; legend.py: what marks mean
+    charts.py     native charts, and what they draw
+    book.py       a configuration's workbook; questions.py: what its benchmarks ask
+    figures.py    intervals and verdicts, where they are known
+    sheets.py     lines of values as a workbook; rowxml.py: very many lines
 
 Text stays text: no cell is a formula, and what was said can be read back (`celltext`).
 """

@@ -1,14 +1,20 @@
-"""What is written: the workbook that VLMEvalKit scores, and a folder's summary with its plot."""
+"""What is written: the workbook that VLMEvalKit scores, and what sums a folder up."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..draw import accuracy
+from ..draw import Row, accuracy, plots
+from ..files import replacing
+from .book import write_books
+from .evidence import Evidence, evidence
+from .page import write_page
 from .pages import pages
 from .rows import read
-from .sheets import save, save_texts
+from .sheets import plain_page, save
 from .summary import Summary
 
 
@@ -20,16 +26,31 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, str]], predictions
     """
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("image", "prediction")]
     lines = ([*(row.get(name, "") for name in columns), predictions.get(row["index"], "")] for row in rows)
-    save_texts("predictions", [*columns, "prediction"], lines, len(rows), path)
+    save([plain_page("predictions", [*columns, "prediction"], lines, len(rows))], path)
 
 
 def summarise(work_dir: Path) -> Summary:
-    """Reads every result under `work_dir` and writes its summary.xlsx and, where there is something to draw, accuracy.png.
+    """Reads every result under `work_dir` and writes what sums them up: summary.xlsx, a workbook for each configuration, plots
+    where there is something to draw, and report.html.
 
     What is not a result of this program is skipped with a warning. UserError when there is none, or the disk refuses.
     """
     summary = read(work_dir)
+    found = evidence(summary)
+    drawn = plots(summary.rows, found, work_dir / "plots")
     if summary.plot:
-        accuracy(summary.rows, summary.plot)
-    save(pages(summary), summary.workbook)
-    return summary
+        _accuracy(summary.rows, found, summary.plot, drawn)
+    save(pages(summary, found), summary.workbook)
+    books = write_books(summary, found, work_dir)
+    known = replace(summary, evidence=found, plots=tuple(drawn), books=tuple(books))
+    return replace(known, page=write_page(known, found))
+
+
+def _accuracy(rows: Sequence[Row], found: Evidence, path: Path, drawn: Sequence[Path]) -> None:
+    """The plot of all models. Of a single one it is there already."""
+    same = next((plot for plot in drawn if plot.name == path.name), None)
+    if same is None:
+        accuracy(rows, path, found)
+        return
+    with replacing(path) as temporary:
+        shutil.copyfile(same, temporary)

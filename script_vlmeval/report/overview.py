@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cells import Config
 from ..draw import Row, peers
+from . import figures
 from .sheets import Styled
 from .summary import NOT_SCORED, Summary
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,35 @@ class Column:
     detail: bool = False
 
 
-def overview(summary: Summary) -> list[Column]:
-    """The columns from left to right."""
+def overview(summary: Summary, evidence: Evidence) -> list[Column]:
+    """The columns from left to right. Of intervals and letters, those that are known of any configuration."""
     configs, floors = summary.configs, _floors(summary)
     names = [name(config) for config in configs]
     names += [{"config": label, "model": model} for label, model in floors]
     heads = [Column(key, [line.get(key) for line in names], "config" if key == "config" else None) for key in names[0]]
     blank = [None] * len(floors)
     tokens = [Column(head, [*values, *blank], head.removeprefix("visual ")) for head, values in _tokens(summary).items()]
-    mean = [Column("mean retention %", [*(_mean_retention(summary, config) for config in configs), *blank], "mean retention %")]
-    scores = [column for benchmark in summary.benchmarks for column in _scores(summary, benchmark, floors)]
+    means = [_mean_retention(summary, config) for config in configs]
+    spread = [figures.half(figures.of(evidence.mean_retention.get(str(config)))) for config in configs]
+    spread = [half if mean.value is not None else None for half, mean in zip(spread, means, strict=True)]
+    mean = [
+        Column("mean retention %", [*means, *blank], "mean retention %"),
+        *_known(Column("mean retention ±95%", [*spread, *blank])),
+    ]
+    scores = [column for benchmark in summary.benchmarks for column in _scores(summary, evidence, benchmark, floors)]
     return heads + tokens + scores + mean
+
+
+def _known(column: Column) -> list[Column]:
+    """A column that has something to say."""
+    return [column] if any(value is not None for value in column.values) else []
 
 
 def name(config: Config) -> dict[str, Any]:
     """What the lines of every sheet begin with."""
     budget: Any = int(config.budget) if config.budget.isdecimal() else config.budget or "full"
-    return {"config": str(config), "model": config.model, "method": config.method, "budget": budget}
+    named = {"config": str(config), "model": config.model, "method": config.method}
+    return named | {"budget": Styled(budget, centred=True)}
 
 
 def _floors(summary: Summary) -> dict[tuple[str, str], dict[str, float]]:
@@ -72,28 +88,48 @@ def _mean(counts: Sequence[float]) -> Styled:
     return Styled(sum(counts) / len(counts) if counts else None, digits=1)
 
 
-def _scores(summary: Summary, benchmark: str, floors: dict[tuple[str, str], dict[str, float]]) -> list[Column]:
+def _scores(
+    summary: Summary, evidence: Evidence, benchmark: str, floors: dict[tuple[str, str], dict[str, float]]
+) -> list[Column]:
     here = [row for row in summary.rows if row.benchmark == benchmark]
     by_config = {str(row.config): row for row in here}
     head = here[0].heading if here else benchmark
     rows = [by_config.get(str(config)) for config in summary.configs]
     gaps = [summary.gaps.get((str(config), summary.folders[benchmark])) for config in summary.configs]
-    scores: list[Any] = [_score(row, gap, here) for row, gap in zip(rows, gaps, strict=True)]
+    scores: list[Any] = [_score(row, gap, here, evidence) for row, gap in zip(rows, gaps, strict=True)]
     blank = [None] * len(floors)
+    halves = [row and figures.half(figures.score(row, evidence)) for row in rows]
+    kept = [row and figures.half(figures.retention(row, evidence)) for row in rows]
+    letters = [row and _letters(row, evidence) for row in rows]
     return [
         Column(head, scores + [scored.get(benchmark) for scored in floors.values()], head),
-        Column(f"{head} ±95%", [*(row and row.half for row in rows), *blank], "±95%", detail=True),
+        Column(f"{head} ±95%", [*halves, *blank], "±95%", detail=True),
+        *_known(Column(f"{head} group", [*letters, *blank])),
         Column(f"{head} retention %", [*(row and row.retention for row in rows), *blank], "retention %", detail=True),
+        *_known(Column(f"{head} retention ±95%", [*kept, *blank])),
     ]
 
 
-def _score(row: Row | None, gap: str | None, here: Sequence[Row]) -> Styled:
-    """The score, or why there is none; bold where it is the best of those that it may be compared with."""
+def _letters(row: Row, evidence: Evidence) -> Styled | None:
+    found = evidence.letters.get(figures.key(row))
+    return Styled(found, centred=True) if found else None
+
+
+def _score(row: Row | None, gap: str | None, here: Sequence[Row], evidence: Evidence) -> Styled:
+    """The score, or why there is none; bold where it is the best of those that it may be compared with, and slanted too where it
+    cannot be told apart from that one."""
     if row is None:
         return Styled(gap, incomplete=gap not in (None, NOT_SCORED))
     mine = [other for other in here if other.config.model == row.config.model]
-    alike = [other.score for group in peers(mine) if row in group for other in group]
-    return Styled(row.score, len(alike) > 1 and row.score == max(alike), row.incomplete)
+    alike = next((group for group in peers(mine) if row in group), [])
+    best = max((other.score for other in alike), default=row.score)
+    first = len(alike) > 1 and row.score == best
+    tied = not first and any(
+        set(evidence.letters.get(figures.key(row), "")) & set(evidence.letters.get(figures.key(other), ""))
+        for other in alike
+        if other.score == best
+    )
+    return Styled(row.score, bold=first or tied, italic=tied, incomplete=row.incomplete)
 
 
 def _mean_retention(summary: Summary, config: Config) -> Styled:

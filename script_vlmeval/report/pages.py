@@ -1,32 +1,66 @@
-"""The sheets of a summary: name and lines, the first of which are the heads."""
+"""The sheets of a summary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..draw import Row, at, number
+from . import figures
+from .charts import chart_pages
+from .comparisons import comparisons
+from .costs import costs, flat, speed
 from .legend import notes
 from .overview import name, overview
-from .sheets import Styled, sheet_names
+from .sheets import Page, Styled, sheet_names
 from .summary import Summary
 
-_FIRST, _LAST = ("overview", "long"), ("provenance", "notes")
+if TYPE_CHECKING:
+    from .evidence import Evidence
+
+_FIRST = ("overview", "long", "efficiency", "statistics", "charts")
+_LAST = ("curves", "retention", "provenance", "notes")
 
 
-def pages(summary: Summary) -> list[tuple[str, list[list[Any]]]]:
-    """The sheets from left to right."""
+def pages(summary: Summary, evidence: Evidence) -> list[Page]:
+    """From left to right: tables, charts, a sheet of all metrics for each benchmark, what charts are drawn of, origins, notes."""
     benchmarks = sorted({row.benchmark for row in summary.rows})
     sheets = dict(zip(benchmarks, sheet_names(benchmarks, (*_FIRST, *_LAST)), strict=True))
-    columns = overview(summary)
+    columns = overview(summary, evidence)
     front = [[column.head for column in columns], *map(list, zip(*(column.values for column in columns), strict=True))]
-    found = [("long", [_long(row) for row in summary.answered])]
+    clusters = _clusters(evidence)
+    compared = comparisons(evidence)
+    drawn = chart_pages(summary, evidence)
+    found = {"long": [_long(row, evidence, clusters) for row in summary.answered]}
+    found["efficiency"] = [_place(row) | costs(row) for row in summary.answered]
+    metrics = {}
     for benchmark, sheet in sheets.items():
         rows = [row for row in summary.rows if row.benchmark == benchmark]
-        found.append((sheet, [name(row.config) | _counts(row) | _metrics(row) for row in rows]))
-    found.append(("provenance", [_provenance(row) for row in summary.answered]))
-    found.append(("notes", [{"notes": note} for note in notes(summary, sheets)]))
-    return [("overview", front), *((sheet, _lines(records)) for sheet, records in found)]
+        metrics[sheet] = [name(row.config) | _counts(row) | _metrics(row) for row in rows]
+    last = {"provenance": [_provenance(row) for row in summary.answered]}
+    last["notes"] = [{"notes": Styled(note, wrapped=True)} for note in notes(summary, evidence, sheets)]
+    return [
+        Page("overview", front),
+        *_pages(found | ({"statistics": compared} if compared else {})),
+        *drawn[:1],
+        *_pages(metrics),
+        *drawn[1:],
+        *_pages(last),
+    ]
+
+
+def _pages(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Page]:
+    return [Page(sheet, lines(records)) for sheet, records in tables.items()]
+
+
+def lines(records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Records as lines under a head of all their keys."""
+    head = list(dict.fromkeys(key for record in records for key in record))
+    return [head, *([record.get(key) for key in head] for record in records)]
+
+
+def _place(row: Row) -> dict[str, Any]:
+    return name(row.config) | {"benchmark": row.benchmark}
 
 
 def _counts(row: Row) -> dict[str, Any]:
@@ -34,29 +68,56 @@ def _counts(row: Row) -> dict[str, Any]:
 
 
 def _metrics(row: Row) -> dict[str, Any]:
-    """All figures of a cell: the main scorer's by their names; those of others over all rows with the scorer's name behind, and
+    """All said of a cell: the main scorer's by their names; those of others over all rows with the scorer's name behind, and
     on how many rows they differ. What others say of categories is in result.json."""
-    figures = dict(row.data["metrics"])
+    said = dict(row.data["metrics"])
     if row.unread:
-        figures["judge_unparsable"] = Styled(figures["judge_unparsable"], incomplete=True)
+        said["judge_unparsable"] = Styled(said["judge_unparsable"], incomplete=True)
     for other in row.data.get("other scorers") or ():
         named = {key: value for key, value in other["metrics"].items() if "/" not in key}
         named |= {"rows that differ": other.get("rows that differ")}
-        figures |= {f"{key} [{other['scorer']}]": value for key, value in named.items()}
-    return figures
+        said |= {f"{key} [{other['scorer']}]": value for key, value in named.items()}
+    return said
 
 
-def _long(row: Row) -> dict[str, Any]:
-    score = {"score": Styled(number(row.score), incomplete=row.incomplete), "standard error": row.stderr}
-    ends = (None, None) if row.half is None else (number(row.score - row.half), number(row.score + row.half))
-    interval = dict(zip(("95% low", "95% high"), ends, strict=True))
+def _clusters(evidence: Evidence) -> dict[tuple[str, str], int]:
+    """How many pictures or videos a cell's rows are about, of those that are compared with another."""
+    return {
+        (str(config), one.benchmark): one.difference.clusters
+        for one in evidence.comparisons
+        for config in (one.config, one.against)
+    }
+
+
+def _long(row: Row, evidence: Evidence, clusters: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """All that is known of a cell, for pivot tables."""
+    score = {"metric": row.metric, "score": Styled(number(row.score), incomplete=row.incomplete), "standard error": row.stderr}
+    interval = dict(zip(("95% low", "95% high"), figures.ends(figures.score(row, evidence)), strict=True))
     tokens = {"visual tokens": at(row.data, "tokens.visual_kept"), "of": at(row.data, "tokens.visual_full")}
     tokens |= {"frames": at(row.data, "tokens.frames")}
-    speed = {"seconds without encoder": row.data.get("seconds"), "answers/s": row.data.get("samples_per_second")}
     settings = {"scorer": row.data.get("scorer"), "parameters": ", ".join(f"{key}={value}" for key, value in row.config.params)}
-    start = name(row.config) | {"benchmark": row.benchmark, "metric": row.metric}
-    rest = {"retention %": row.retention} | tokens | speed | settings
-    return start | score | interval | _counts(row) | rest | _why(row)
+    size = {"n": row.n, "clusters": clusters.get(figures.key(row))} | _counts(row)
+    rest = _compared(row, evidence) | tokens | speed(row) | settings
+    return _place(row) | score | interval | size | rest | _why(row)
+
+
+def _compared(row: Row, evidence: Evidence) -> dict[str, Any]:
+    """What the unpruned model and other methods say of a cell. Columns of which nothing is known are left out."""
+    key = figures.key(row)
+    kept = figures.ends(figures.retention(row, evidence))
+    hard, rows = evidence.hard.get(key, (None, None))
+    best = evidence.oracle.get((row.config.model, row.benchmark, row.config.budget))
+    found = {"retention %": row.retention}
+    more = {
+        **dict(zip(("retention 95% low", "retention 95% high"), kept, strict=True)),
+        "group": evidence.letters.get(key),
+        **figures.columns("loyalty %", evidence.loyalty.get(key)),
+        **figures.columns("hard rows %", hard),
+        "hard rows": rows,
+        "best of methods": None if best is None else number(best),
+    }
+    known = any((evidence.retention, evidence.letters, evidence.loyalty, evidence.hard, evidence.oracle))
+    return found | (more if known else {})
 
 
 def _why(row: Row) -> dict[str, str]:
@@ -68,19 +129,5 @@ def _why(row: Row) -> dict[str, str]:
 
 
 def _provenance(row: Row) -> dict[str, Any]:
-    origin = _flat({"": row.data.get("provenance"), "fingerprint": row.data.get("fingerprint")}, "")
+    origin = flat({"": row.data.get("provenance"), "fingerprint": row.data.get("fingerprint")}, "")
     return {"config": str(row.config), "benchmark": row.benchmark} | dict(origin) | _why(row)
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings as 'a.b' -> value."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}".strip("."))
-    else:
-        yield path, value
-
-
-def _lines(records: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    head = list(dict.fromkeys(key for record in records for key in record))
-    return [head, *([record.get(key) for key in head] for record in records)]

@@ -1,4 +1,4 @@
-"""Lines of values as a workbook."""
+"""Lines of values as a workbook: pages with a head that stays, filters, widths, and charts beside them."""
 
 from __future__ import annotations
 
@@ -6,31 +6,43 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
+from textwrap import wrap
 from typing import IO, Any
-from xml.sax import saxutils
 
 import openpyxl
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.formatting.rule import FormulaRule
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.page import PageMargins
+from openpyxl.worksheet.pagebreak import Break
 
 from ..celltext import escape
 from ..draw import number
 from ..files import replacing
+from .rowxml import Plain, rows
 
-_HEAD = Font(bold=True, color="FFFFFF"), PatternFill("solid", fgColor="2F4B6E"), Alignment(wrap_text=True, vertical="center")
+_FONT = {"name": "Calibri", "size": 11}
+_HEAD = (
+    Font(bold=True, color="FFFFFF", **_FONT),
+    PatternFill("solid", fgColor="2F4B6E"),
+    Alignment(wrap_text=True, vertical="center"),
+)
+_LINE = 15.0  # points of a line of a head
 _INCOMPLETE = PatternFill("solid", fgColor="FBE3D0")
 _RULE = FormulaRule(formula=["$D2<>$D1"], border=Border(top=Side("thin", color="9AA5B1")))  # between budgets
 _LOOKED_AT = 200  # lines that say how wide a column is to be
-_BLOCK = 512  # rows that are written at once
-_CORE = "docProps/core.xml"  # holds the time
+_CORE = "docProps/core.xml"  # holds the time, and a workbook's mark
 _NAME, _LIMIT = 28, 31  # characters of a sheet's name, without and with a number; more than the latter no reader takes
+_LEAST, _WIDEST = 9, 60  # characters of a column
+_PRINTED = 260  # characters that one landscape page can show; a wider sheet goes over several
+_A4 = 9
+_CHARTS, _TABLES = 65, 70  # percent of its size that a sheet of charts is printed at, and a table that no page is wide enough for
+ACROSS, _COLUMN = 10, 9.5  # columns that a chart covers, and characters of each
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,30 @@ class Styled:
 
     value: Any
     bold: bool = False
+    italic: bool = False
     incomplete: bool = False
+    centred: bool = False
+    wrapped: bool = False  # over as many lines as it takes
     digits: int = 2  # of a fraction
+    form: str = ""  # a number's format where digits do not say it
+
+
+@dataclass(frozen=True)
+class Page:
+    """A sheet: lines, the first of which is the head, then plain ones that are made as they are written.
+
+    n: how many lines there are in all, with the head; None: as many as `lines`. sample: plain lines that say how wide a column is
+    to be. charts: with the cell of their upper left corner; a page with charts is no table. breaks: the last lines of printed
+    pages of charts.
+    """
+
+    name: str
+    lines: Sequence[Sequence[Any]]
+    more: Iterable[Sequence[Plain]] = ()
+    n: int | None = None
+    sample: Sequence[Sequence[Plain]] = ()
+    charts: Sequence[tuple[Any, str]] = ()
+    breaks: Sequence[int] = ()
 
 
 def words(value: Any) -> str:
@@ -66,38 +100,51 @@ def sheet_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
     return found
 
 
-def save(pages: Sequence[tuple[str, Sequence[Sequence[Any]]]], path: Path) -> None:
+def plain_page(name: str, head: Sequence[str], lines: Iterable[Sequence[Plain]], n: int) -> Page:
+    """A page of `n` lines of texts and numbers under their head: what a page of all of them would be, in a tenth of the time
+    and with a few lines in memory."""
+    lines = iter(lines)
+    sample = list(islice(lines, _LOOKED_AT - 1))
+    return Page(name, [head], chain(sample, lines), n + 1, sample)
+
+
+def save(pages: Iterable[Page], path: Path, mark: str = "") -> None:
     """Writes a workbook in one step. The same content gives the same bytes, whatever the time.
 
-    UserError when the disk refuses.
+    mark: what `mark_of` is to say of it. UserError when the disk refuses.
     """
     workbook = openpyxl.Workbook(write_only=True)
-    for name, lines in pages:
-        _fill(workbook.create_sheet(name), lines, len(lines))
-    _write(workbook, path)
+    workbook.properties.creator, workbook.properties.identifier = "script_vlmeval", mark or None
+    more = {}
+    for place, page in enumerate(pages, 1):
+        sheet = workbook.create_sheet(page.name)
+        _fill(sheet, page)
+        styles: dict[type, int] = {kind: _cell(sheet, kind(), head=False).style_id for kind in (int, float)}
+        more[f"xl/worksheets/sheet{place}.xml"] = rows(page.more, len(page.lines) + 1, styles)
+    _write(workbook, path, more)
 
 
-def save_texts(name: str, columns: Sequence[str], lines: Iterable[Sequence[str]], n: int, path: Path) -> None:
-    """Writes one page of `n` lines of text under their columns: what `save` would write, byte for byte, in a tenth of the time
-    and with a few lines in memory. UserError when the disk refuses."""
-    lines = iter(lines)
-    first = [columns, *islice(lines, _LOOKED_AT - 1)]
-    workbook = openpyxl.Workbook(write_only=True)
-    _fill(workbook.create_sheet(name), first, n + 1)
-    _write(workbook, path, _rows(lines, len(first) + 1, [get_column_letter(i) for i in range(1, len(columns) + 1)]))
+def mark_of(path: Path) -> str:
+    """The mark of a workbook that `save` wrote; '' where there is none, or no workbook."""
+    try:
+        with zipfile.ZipFile(path) as source:
+            found = re.search(rb"<dc:identifier[^>]*>(\w+)<", source.read(_CORE))
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return ""
+    return found[1].decode() if found else ""
 
 
-def _write(workbook: Any, path: Path, more: Iterable[bytes] = ()) -> None:
-    """more: further rows of its only sheet."""
+def _write(workbook: Any, path: Path, more: Mapping[str, Iterable[bytes]]) -> None:
+    """more: further rows by the sheet's file."""
     buffer = io.BytesIO()
     workbook.save(buffer)
     with replacing(path) as temporary, zipfile.ZipFile(buffer) as source, zipfile.ZipFile(temporary, "w") as target:
         for name in source.namelist():
             data, entry = source.read(name), zipfile.ZipInfo(name)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            with target.open(entry, "w") as file:
-                if name.startswith("xl/worksheets/"):
-                    _write_sheet(file, data, more)
+            with target.open(entry, "w", force_zip64=name in more) as file:
+                if name in more:
+                    _write_sheet(file, data, more[name])
                 elif name == _CORE:
                     file.write(re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"1980-01-01T00:00:00Z", data))
                 else:
@@ -115,40 +162,59 @@ def _write_sheet(file: IO[bytes], data: bytes, more: Iterable[bytes]) -> None:
     file.write(data[end:])
 
 
-def _rows(lines: Iterable[Sequence[str]], start: int, letters: Sequence[str]) -> Iterator[bytes]:
-    """Lines of text as rows of a sheet's XML, `start` being the number of the first."""
-    numbered = enumerate(lines, start)
-    while block := list(islice(numbered, _BLOCK)):
-        rows = [_row(n, zip(letters, line, strict=True)) for n, line in block]
-        yield "".join(rows).encode("ascii", "xmlcharrefreplace")
+def _fill(sheet: Any, page: Page) -> None:
+    head, n = page.lines[0], page.n or len(page.lines)
+    sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", _A4
+    sheet.page_margins = PageMargins(left=0.4, right=0.4, top=0.5, bottom=0.5)
+    if page.charts:
+        _hang(sheet, page)
+    else:
+        _lay_out(sheet, page, f"{get_column_letter(len(head))}{n}")
+    for place, line in enumerate(page.lines):
+        sheet.append([_cell(sheet, value, head=not place and not page.charts) for value in line])
 
 
-def _row(n: int, cells: Iterable[tuple[str, str]]) -> str:
-    inner = "".join([f'<c r="{letter}{n}" t="inlineStr">{_inline(text)}</c>' for letter, text in cells])
-    return f'<row r="{n}">{inner}</row>'
+def _hang(sheet: Any, page: Page) -> None:
+    """Charts."""
+    sheet.page_setup.scale = _CHARTS
+    for place in range(1, 2 * ACROSS + 1):
+        sheet.column_dimensions[get_column_letter(place)].width = _COLUMN
+    for line in page.breaks:
+        sheet.row_breaks.append(Break(id=line))
+    for chart, corner in page.charts:
+        sheet.add_chart(chart, corner)
 
 
-@lru_cache(maxsize=1024)  # types and pictures repeat
-def _inline(text: str) -> str:
-    """A text as it stands in a cell's XML, the way openpyxl writes it."""
-    if not text:
-        return ""
-    safe = escape(text)
-    space = ' xml:space="preserve"' if safe != safe.strip() else ""
-    return f"<is><t{space}>{saxutils.escape(safe)}</t></is>".replace("\r", "&#13;")
+def _lay_out(sheet: Any, page: Page, last: str) -> None:
+    """A table. In print the head is on every page, and all columns are on one as long as that can be read, else the first is on
+    every page. last: its last cell."""
+    head = page.lines[0]
+    sheet.freeze_panes, sheet.auto_filter.ref = "B2", f"A1:{last}"
+    widths = [_width(column) for column in zip(*page.lines[:_LOOKED_AT], *page.sample, strict=True)]
+    for place, width in enumerate(widths, 1):
+        sheet.column_dimensions[get_column_letter(place)].width = width
+    sheet.row_dimensions[1].height = _LINE * _head_lines(head, widths) + 3
+    if "budget" in head:
+        sheet.conditional_formatting.add(f"A2:{last}", _RULE)
+    sheet.print_title_rows = "1:1"
+    if sum(widths) <= _PRINTED:
+        sheet.sheet_properties.pageSetUpPr.fitToPage = True
+        sheet.page_setup.fitToHeight = 0
+    else:
+        sheet.page_setup.scale, sheet.print_title_cols = _TABLES, "A:A"
 
 
-def _fill(sheet: Any, lines: Sequence[Sequence[Any]], n: int) -> None:
-    """n: how many lines the sheet will have, with its head."""
-    last = get_column_letter(len(lines[0]))
-    sheet.freeze_panes, sheet.auto_filter.ref = "B2", f"A1:{last}{n}"
-    for place, column in enumerate(zip(*lines[:_LOOKED_AT], strict=True), 1):
-        width = max(len(words(value)) for value in column) + 3
-        sheet.column_dimensions[get_column_letter(place)].width = min(max(width, 9), 60)
-    if "budget" in lines[0]:
-        sheet.conditional_formatting.add(f"A2:{last}{n}", _RULE)
-    for place, line in enumerate(lines):
-        sheet.append([_cell(sheet, value, head=not place) for value in line])
+def _width(column: Sequence[Any]) -> int:
+    """Of a column, in characters. A head may go over several lines, but not within a word or over the filter's arrow."""
+    head, *values = map(words, column)
+    needed = max(max(map(len, values), default=0) + 2, max(map(len, head.split()), default=0) + 4, min(len(head), 8) + 4)
+    wide = any(isinstance(value, Styled) and value.wrapped for value in column)
+    return min(max(needed, _LEAST), 2 * _WIDEST if wide else _WIDEST)
+
+
+def _head_lines(heads: Sequence[Any], widths: Sequence[int]) -> int:
+    """The most lines that a head takes in its column."""
+    return max(len(wrap(words(head), width - 3)) or 1 for head, width in zip(heads, widths, strict=True))
 
 
 def _cell(sheet: Any, value: Any, head: bool) -> Any:
@@ -159,11 +225,14 @@ def _cell(sheet: Any, value: Any, head: bool) -> Any:
     if text:
         cell.data_type = "s"  # also what looks like a formula or an error code
     elif value is not None:
-        cell.number_format = ("0." + "0" * styled.digits if isinstance(value, float) else "0") + '" *"' * styled.incomplete
+        plain = "0." + "0" * styled.digits if isinstance(value, float) else "0"
+        cell.number_format = (styled.form or plain) + '" *"' * styled.incomplete
     if styled.incomplete:
         cell.fill = _INCOMPLETE
-    if styled.bold:
-        cell.font = Font(bold=True)
+    if styled.bold or styled.italic:
+        cell.font = Font(bold=styled.bold, italic=styled.italic, **_FONT)
+    if styled.centred or styled.wrapped:
+        cell.alignment = Alignment(horizontal="center" if styled.centred else None, vertical="top", wrap_text=styled.wrapped)
     if head:
         cell.font, cell.fill, cell.alignment = _HEAD
     return cell

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..cells import Config
 from ..draw import Row
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
 
 NOT_SCORED, UNFINISHED, UNREADABLE = "not scored", "unfinished", "unreadable"
 
@@ -19,6 +23,7 @@ class Summary:
     """All finished cells, in the order of the tables, and why others have no score ((config, benchmark) -> reason).
 
     unscored: those that are finished and have no score: a server or a judge gives it. Their score is not a number.
+    The rest is known once it was written: what the answers say of the scores, plots, workbooks of configurations, the page.
     """
 
     rows: tuple[Row, ...]
@@ -26,6 +31,10 @@ class Summary:
     workbook: Path
     plot: Path | None
     unscored: tuple[Row, ...] = ()
+    evidence: Evidence | None = None
+    plots: tuple[Path, ...] = ()
+    books: tuple[Path, ...] = ()
+    page: Path | None = None
 
     @property
     def benchmarks(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .evidence import Evidence
 from .legend import causes, why
 from .overview import Column, overview
 from .sheets import words
@@ -15,7 +16,11 @@ def table(summary: Summary) -> str:
     """A line for each configuration, and what its stars and gaps mean. Of many benchmarks the scores alone, since the rest is in
     the workbook; and of very many a line for each benchmark, where configurations are fewer."""
     benchmarks = len(summary.benchmarks)
-    columns = [column for column in overview(summary) if column.brief is not None and not (column.detail and benchmarks > _FIT)]
+    columns = [
+        column
+        for column in overview(summary, summary.evidence or Evidence())
+        if column.brief is not None and not (column.detail and benchmarks > _FIT)
+    ]
     lines = [_texts(column) for column in columns]
     if not benchmarks > max(_WIDE, len(summary.configs)):
         lines = [list(line) for line in zip(*lines, strict=True)]

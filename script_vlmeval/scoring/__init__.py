@@ -11,7 +11,7 @@ from .choice import gold_letter, options, scienceqa_letter
 from .exact import exact_scores, kind_of
 from .judged import mlvu_open, mmvet, videoqa_judged
 from .letters import option_letter
-from .pairs import MME_PERCEPTION, MME_REASONING, mme_error, pairs
+from .pairs import MME_PERCEPTION, MME_REASONING, pairs
 from .rules import RULES, Rule
 from .verdicts import Row, Verdicts, image_of, standard_error
 from .vqa import normalise_vqa, textvqa_score, textvqa_text, vizwiz_score, vqa_score, vqa_text
@@ -29,7 +29,6 @@ __all__ = [
     "image_of",
     "kind_of",
     "mlvu_open",
-    "mme_error",
     "mme_reading",
     "mmvet",
     "normalise_vqa",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .tasks import by_task, task_error, task_mean
-from .verdicts import Row, Verdicts, breakdown, error_of, finite, mean, prediction_of, require
+from .tasks import by_task, task_mean, task_points
+from .verdicts import Row, Verdicts, breakdown, error_of, mean, prediction_of, require
 
 ABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 LEAST = (1.0, 1.0)  # of MLVU's two scores
@@ -64,7 +64,8 @@ def mlvu_open(rows: Sequence[Row], scores: Sequence[tuple[float, float] | None])
     require(rows)
     kept = [pair if prediction_of(row) else LEAST for row, pair in zip(rows, scores, strict=True)]
     sums = [sum(LEAST if pair is None else pair) for pair in kept]
-    metrics = {"G-Avg": task_mean(rows, sums), **finite(task_error(rows, sums)), "judge_unparsable": float(kept.count(None))}
+    points = task_points(rows, sums)
+    metrics = {"G-Avg": task_mean(rows, sums), **error_of(points, rows, scale=1), "judge_unparsable": float(kept.count(None))}
     metrics |= {f"task/{task}": mean([sums[i] for i in members]) for task, members in by_task(rows).items() if task}
-    worth = [(points - sum(LEAST)) / (10 - sum(LEAST)) for points in sums]
-    return Verdicts(["" if pair is None else f"{pair[0]:g} + {pair[1]:g}" for pair in kept], worth, metrics)
+    worth = [(total - sum(LEAST)) / (10 - sum(LEAST)) for total in sums]
+    return Verdicts(["" if pair is None else f"{pair[0]:g} + {pair[1]:g}" for pair in kept], worth, metrics, points)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from .choice import chosen, scienceqa_letter
+from .points import of_groups
 from .verdicts import Row, Verdicts, breakdown, error_of, grouped, mean
 
 _ROTATION = 1_000_000  # what a rotation of MMBench adds to the index
@@ -21,15 +22,18 @@ def mmbench(rows: Sequence[Row]) -> Verdicts:
     """Circular accuracy in percent: a question is right when every rotation that is there is right.
 
     Rotations share `g_index`, or else the index up to multiples of 1,000,000. `Overall`, `stderr`, `category/x` and `l2/x` are
-    over questions, `split/x` too where there are several splits; `plain` is over the unrotated rows. `per_sample` is of rows.
+    over questions, `split/x` too where there are several splits; `plain` is over the unrotated rows. `per_sample` is of rows,
+    whose points are shares of their question's.
     """
     single = chosen(rows)
     scores = single.per_sample
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        groups[question_of(row)].append(i)
+    questions = [question_of(row) for row in rows]
+    for i, question in enumerate(questions):
+        groups[question].append(i)
     firsts = [_first(question, members, rows) for question, members in groups.items()]
-    circular = [min(scores[i] for i in members) for members in groups.values()]
+    worth = {question: min(scores[i] for i in members) for question, members in groups.items()}
+    circular = list(worth.values())
     heads = [rows[i] for i in firsts]
     metrics = {"Overall": 100 * mean(circular), **error_of(circular, heads)}
     plain = [scores[i] for i in firsts if _index(rows[i]) == question_of(rows[i])]
@@ -39,7 +43,7 @@ def mmbench(rows: Sequence[Row]) -> Verdicts:
     if len(grouped([row.get("split", "") for row in heads], circular)) > 1:
         metrics |= breakdown(heads, circular, {"split": "split"})
     extra = {name: value for name, value in single.metrics.items() if name not in ("Overall", "stderr")}
-    return Verdicts(single.read, scores, metrics | extra)
+    return Verdicts(single.read, scores, metrics | extra, of_groups([worth[question] for question in questions], questions))
 
 
 def _index(row: Row) -> str:

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ..errors import UserError
-from .verdicts import Row, Verdicts, finite, image_of, mean, prediction_of, require, standard_error
+from .points import of_strata
+from .verdicts import Row, Verdicts, error_of, grouped, image_of, mean, prediction_of, require
 from .yesno import gold_yes_no, mme_reading, yes_no
 
 MME_PERCEPTION = frozenset("OCR artwork celebrity color count existence landmark position posters scene".split())
@@ -24,7 +25,7 @@ def mme(rows: Sequence[Row]) -> Verdicts:
     require(rows)
     said = [mme_reading(prediction_of(row)) for row in rows]
     scores = [float(s == gold_yes_no(row)) for s, row in zip(said, rows, strict=True)]
-    return Verdicts(said, scores, _points(rows, scores, "cognition"))
+    return _summed(rows, said, scores, "cognition")
 
 
 def pairs(rows: Sequence[Row]) -> Verdicts:
@@ -36,24 +37,26 @@ def pairs(rows: Sequence[Row]) -> Verdicts:
     require(rows)
     said = [yes_no(row.get("prediction", "")) for row in rows]
     scores = [float(s.lower() == row["answer"].strip().lower()) for s, row in zip(said, rows, strict=True)]
-    return Verdicts(said, scores, _points(rows, scores, "reasoning"))
+    return _summed(rows, said, scores, "reasoning")
 
 
-def _points(rows: Sequence[Row], scores: Sequence[float], reasoning: str) -> dict[str, float]:
+def _summed(rows: Sequence[Row], said: list[str], scores: list[float], reasoning: str) -> Verdicts:
+    """Both questions of a picture have the points of the picture, so that a category's mean over rows is that over pictures."""
     both = _by_picture(rows, scores)
     odd = [image for (_, image), values in both.items() if len(values) != 2]
     if odd:
         raise UserError(f"MME scoring needs two questions for each picture; {len(odd)} have another number, such as '{odd[0]}'.")
-    worth: dict[str, list[float]] = defaultdict(list)
-    for (category, _), values in both.items():
-        worth[category].append(100 * (mean(values) + math.prod(values)))
-    by_category = {category: mean(values) for category, values in sorted(worth.items())}
-    metrics = {"total": sum(by_category.values()), **finite(mme_error(rows, scores))}
+    worth = {picture: 100 * (mean(values) + math.prod(values)) for picture, values in both.items()}
+    by_category = {name: mean(values) for name, values in grouped((name for name, _ in worth), list(worth.values())).items()}
+    categories, pictures = [row.get("category", "") for row in rows], [image_of(row) for row in rows]
+    points = of_strata([worth[pair] for pair in zip(categories, pictures, strict=True)], categories, pictures)
+    metrics = {"total": sum(by_category.values()), **error_of(points, rows, scale=1)}
     for name, members in (("perception", MME_PERCEPTION), (reasoning, MME_REASONING)):
         if members & by_category.keys():
             metrics[name] = sum(value for category, value in by_category.items() if category in members)
     metrics |= {"acc": 100 * mean(scores), "acc+": 100 * mean([math.prod(values) for values in both.values()])}
-    return metrics | {category or "uncategorised": value for category, value in by_category.items()}
+    metrics |= {category or "uncategorised": value for category, value in by_category.items()}
+    return Verdicts(said, scores, metrics, points)
 
 
 def picture_of(row: Row) -> str:
@@ -67,12 +70,3 @@ def _by_picture(rows: Sequence[Row], scores: Sequence[float]) -> dict[tuple[str,
     for row, score in zip(rows, scores, strict=True):
         both[row.get("category", ""), image_of(row)].append(score)
     return both
-
-
-def mme_error(rows: Sequence[Row], scores: Sequence[float]) -> float:
-    """Standard error of MME's total, pictures being independent: a picture is worth 100 (mean of its two + product) in its
-    category, and the total is the sum of the categories' means. NaN where a category has one picture."""
-    worth: dict[str, list[float]] = defaultdict(list)
-    for (category, _), values in _by_picture(rows, scores).items():
-        worth[category].append(100 * (mean(values) + math.prod(values)))
-    return math.sqrt(sum(standard_error(values) ** 2 for values in worth.values()))

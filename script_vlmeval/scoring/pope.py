@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from .verdicts import Row, Verdicts, finite, image_of, jackknife, mean, prediction_of, require
+from .points import of_f1
+from .verdicts import Row, Verdicts, error_of, mean, prediction_of, require
 from .yesno import gold_yes_no, pope_reading
 
 Counts = Mapping[str, int]  # "tp", "fp", "tn", "fn", "yes" and "all" of some rows
@@ -14,33 +15,30 @@ Counts = Mapping[str, int]  # "tp", "fp", "tn", "fn", "yes" and "all" of some ro
 def pope(rows: Sequence[Row]) -> Verdicts:
     """All in percent. `F1`: unweighted mean over the splits in `category` (a cell may list several, comma-separated).
 
-    `stderr` is its jackknife over pictures. `F1 pooled`, `accuracy`, `precision`, `recall` and `yes ratio` are over all rows, one
-    that stands in several splits counting in each; `<split>/...` has the same five. An empty prediction is wrong and not a yes.
-    UserError when a reference is neither yes nor no.
+    `stderr` is of `F1`, linearised, clustered by picture. `F1 pooled`, `accuracy`, `precision`, `recall` and `yes ratio` are over
+    all rows, one that stands in several splits counting in each; `<split>/...` has the same five. An empty prediction is wrong
+    and not a yes. UserError when a reference is neither yes nor no.
     """
     require(rows)
     said, gold = [pope_reading(prediction_of(row)) for row in rows], [gold_yes_no(row) for row in rows]
-    splits: dict[str, dict[str, Counter[str]]] = {}  # split -> picture -> counts
-    for row, answer, truth in zip(rows, said, gold, strict=True):
+    counted: dict[str, list[tuple[int, list[str]]]] = {}  # split -> the rows in it, and what each adds to
+    for i, row in enumerate(rows):
         for split in _splits(row):
-            splits.setdefault(split, {}).setdefault(image_of(row), Counter()).update(_outcome(answer, truth))
-    whole = {split: sum(pictures.values(), Counter()) for split, pictures in sorted(splits.items())}
+            counted.setdefault(split, []).append((i, _outcome(said[i], gold[i])))
+    whole = {split: Counter(kind for _, kinds in members for kind in kinds) for split, members in sorted(counted.items())}
     pooled = _figures(sum(whole.values(), Counter()))
-
-    def headline(left_out: str | None) -> float:
-        none: Counter[str] = Counter()
-        left = [whole[split] - (none if left_out is None else splits[split].get(left_out, none)) for split in whole]
-        return mean([_figures(counts)["F1"] for counts in left if counts])
-
+    points = of_f1(
+        len(rows), [[(i, "tp" in kinds, not {"fp", "fn"}.isdisjoint(kinds)) for i, kinds in s] for s in counted.values()]
+    )
     metrics = {
-        "F1": headline(None),
-        **finite(jackknife([image_of(row) for row in rows], headline)),
+        "F1": mean([_figures(counts)["F1"] for counts in whole.values()]),
+        **error_of(points, rows, scale=1),
         "F1 pooled": pooled.pop("F1"),
     }
     metrics |= pooled
     for split, counts in whole.items():
         metrics |= {f"{split}/{name}": value for name, value in _figures(counts).items() if split}
-    return Verdicts(said, [float(a == g) for a, g in zip(said, gold, strict=True)], metrics)
+    return Verdicts(said, [float(a == g) for a, g in zip(said, gold, strict=True)], metrics, points)
 
 
 def _splits(row: Row) -> list[str]:

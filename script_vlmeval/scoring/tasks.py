@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from .verdicts import Row, grouped, image_of, mean, standard_error
+from .points import of_strata
+from .verdicts import Row, grouped, image_of, mean
 
 
 def by_task(rows: Sequence[Row]) -> dict[str, list[int]]:
@@ -19,8 +19,7 @@ def task_mean(rows: Sequence[Row], scores: Sequence[float]) -> float:
     return mean([mean([scores[i] for i in members]) for members in by_task(rows).values()])
 
 
-def task_error(rows: Sequence[Row], scores: Sequence[float]) -> float:
-    """Standard error of `task_mean`, tasks being independent, clustered by video in each. NaN where a task has one video."""
-    tasks = by_task(rows).values()
-    errors = [standard_error([scores[i] for i in members], [image_of(rows[i]) for i in members]) for members in tasks]
-    return math.sqrt(sum(error**2 for error in errors)) / len(errors)
+def task_points(rows: Sequence[Row], scores: Sequence[float], scale: float = 1.0) -> list[float]:
+    """The points of scale x `task_mean`, tasks being independent, for errors that are clustered by video."""
+    tasks = [row.get("task_type", "").strip() for row in rows]
+    return of_strata(scores, tasks, [image_of(row) for row in rows], scale / len(set(tasks)))

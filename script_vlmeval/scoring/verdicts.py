@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError
@@ -14,11 +14,19 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What was read from each prediction, what it is worth (0..1), and the metrics: percent, MME's in points. The first leads."""
+    """What was read from each prediction, what it is worth (0..1), and the metrics: percent, MME's in points. The first leads.
+
+    points: what each row adds to the main figure (`points`), whose mean is that figure; None where it is 100 x what it is worth.
+    """
 
     read: list[str]
     per_sample: list[float]
     metrics: dict[str, float]
+    points: list[float] | None = None
+
+    def pointed(self) -> list[float]:
+        """The points, spelt out."""
+        return [100 * worth for worth in self.per_sample] if self.points is None else self.points
 
 
 def image_of(row: Row) -> str:
@@ -85,12 +93,8 @@ def accuracy(
 
 
 def error_of(scores: Sequence[float], rows: Sequence[Row], scale: float = 100) -> dict[str, float]:
-    """`stderr` of the rows' mean, clustered by picture or video; nothing where it is undefined."""
-    return finite(scale * standard_error(scores, [image_of(row) for row in rows]))
-
-
-def finite(error: float) -> dict[str, float]:
-    """`stderr` as a metric, or nothing."""
+    """`stderr` of scale x the rows' mean, clustered by picture or video; nothing where it is undefined. Points have scale 1."""
+    error = scale * standard_error(scores, [image_of(row) for row in rows])
     return {} if math.isnan(error) else {"stderr": error}
 
 
@@ -104,16 +108,3 @@ def standard_error(values: Sequence[float], clusters: Sequence[str] | None = Non
     if n < 2:
         return math.nan
     return math.sqrt(n / (n - 1) * sum(s * s for s in sums.values())) / len(values)
-
-
-def jackknife(clusters: Sequence[str], figure: Callable[[str | None], float]) -> float:
-    """Standard error of any figure: `figure(c)` is what it comes to without cluster c, `figure(None)` with all.
-
-    NaN below two clusters. For a mean of equally large clusters this is `standard_error`.
-    """
-    names = sorted(set(clusters))
-    if len(names) < 2:
-        return math.nan
-    without = [figure(name) for name in names]
-    centre = mean(without)
-    return math.sqrt((len(names) - 1) / len(names) * sum((value - centre) ** 2 for value in without))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from .answers import normalise, references
 from .choice import chosen
-from .tasks import task_error, task_mean
-from .verdicts import Row, Verdicts, accuracy, finite, mean, prediction_of, require
+from .tasks import task_mean, task_points
+from .verdicts import Row, Verdicts, accuracy, error_of, mean, prediction_of, require
 
 _TASKS = {"task": "task_type"}
 _VIDEOMME = {"duration": "duration", "domain": "domain", "task": "task_type", "sub_category": "sub_category"}
@@ -37,13 +37,14 @@ def longvideobench(rows: Sequence[Row]) -> Verdicts:
 def mlvu(rows: Sequence[Row]) -> Verdicts:
     """MLVU's multiple choice in percent: `M-Avg` is the mean of the tasks' accuracies, `M-Avg pooled` that of the questions.
 
-    `stderr` is of `M-Avg`, tasks being independent; absent where a task has one video.
+    `stderr` is of `M-Avg`, tasks being independent; overstated where a task has one video.
     """
     found = chosen(rows, _TASKS)
-    metrics = {"M-Avg": 100 * task_mean(rows, found.per_sample), **finite(100 * task_error(rows, found.per_sample))}
+    points = task_points(rows, found.per_sample, scale=100)
+    metrics = {"M-Avg": 100 * task_mean(rows, found.per_sample), **error_of(points, rows, scale=1)}
     metrics["M-Avg pooled"] = found.metrics["Overall"]
     extra = {name: value for name, value in found.metrics.items() if name not in ("Overall", "stderr")}
-    return Verdicts(found.read, found.per_sample, metrics | extra)
+    return Verdicts(found.read, found.per_sample, metrics | extra, points)
 
 
 def videoqa(rows: Sequence[Row]) -> Verdicts:

@@ -3,6 +3,7 @@
     cell.json               what the folder holds (the fingerprint: everything that could change the score)
     predictions.jsonl       one JSON object per answered row, durable once `append` returns
     predictions-<r>.jsonl   the same by process r of a run, until it is merged: a shard
+    worth.jsonl             what each row is worth to the score, where the scorer says so; written before result.json
     result.json             written last, in one step: done
     failure.json            why the cell was given up
     .lock                   held by the run that works on it, and says who that is
@@ -13,8 +14,8 @@ skipped, never read as an answer: `seal` tells them apart. `cell` is the folder,
 
 from __future__ import annotations
 
-from .cell import CELL, FAILURE, RESULT, CellStore, Line, failure
+from .cell import CELL, FAILURE, RESULT, WORTH, CellStore, Line, failure
 from .lock import LOCK, held
 from .shard import PREDICTIONS, written
 
-__all__ = ["CELL", "FAILURE", "LOCK", "PREDICTIONS", "RESULT", "CellStore", "Line", "failure", "held", "written"]
+__all__ = ["CELL", "FAILURE", "LOCK", "PREDICTIONS", "RESULT", "WORTH", "CellStore", "Line", "failure", "held", "written"]

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .. import files
 from ..errors import UserError
-from ..files import disk, dumps, read_json, write_json
+from ..files import disk, dumps, read_json, replacing, write_json
 from . import lock, shard
 from .seal import Seal
 
-CELL, RESULT, FAILURE = "cell.json", "result.json", "failure.json"
+CELL, WORTH, RESULT, FAILURE = "cell.json", "worth.jsonl", "result.json", "failure.json"
 _log = logging.getLogger(__name__)
 
 
@@ -211,18 +211,22 @@ class CellStore:
         """More answers are coming: what result.json or failure.json says is out of date from here on. Any process may say so."""
         _must(self._ready, "open")
         with disk(self.folder):
-            for name in (RESULT, FAILURE):
+            for name in (RESULT, WORTH, FAILURE):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Merges all shards and writes result.json in one step: from here on the cell is done.
+    def finish(self, result: Mapping[str, Any], worth: Iterable[Mapping[str, Any]] | None = None) -> None:
+        """Merges all shards and writes worth.jsonl, where there is anything for it, and then result.json, each in one step: from
+        here on the cell is done.
 
-        Numbers that are not finite become null.
+        An earlier result goes before the file that it belongs to, so that the two never stem from different scorings. What
+        cannot be written leaves both as they were. Numbers that are not finite become null.
         """
         _must(self._ready and not self._rank, "open")
         with disk(self.folder):
             shard.merge(self.folder)
-            write_json(self.folder / RESULT, result)
+            with replacing(self.folder / RESULT) as temporary:
+                temporary.write_bytes(dumps(result, indent=1) + b"\n")
+                self._put(worth)
             (self.folder / FAILURE).unlink(missing_ok=True)
 
     def give_up(self, reason: str) -> None:
@@ -267,6 +271,18 @@ class CellStore:
             raise
         self._file = file
         return file
+
+    def _put(self, worth: Iterable[Mapping[str, Any]] | None) -> None:
+        """worth.jsonl, or none; with any change to it an earlier result.json is gone."""
+        path, result = self.folder / WORTH, self.folder / RESULT
+        if worth is not None:
+            with replacing(path) as temporary:
+                with open(temporary, "wb") as file:
+                    file.writelines(dumps(line) + b"\n" for line in worth)
+                result.unlink(missing_ok=True)
+        elif path.exists():
+            result.unlink(missing_ok=True)
+            path.unlink()
 
     def _drop_file(self) -> None:
         if self._file is not None:

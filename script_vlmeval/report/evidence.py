@@ -1,0 +1,211 @@
+"""What the rows on disk say of the scores: intervals, paired comparisons, and which configurations cannot be told apart.
+
+Rows are compared where two cells of one model have the same rows of the same table; a cell without `worth.jsonl` has no entries.
+p values are adjusted by Holm within a family: one benchmark, one model, and comparisons of one kind.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from .. import stats
+from ..cells import Config
+from ..draw import Row, peers
+from ..stats import Difference, Estimate
+from .summary import Summary
+from .worth import Floats, Panel, panels
+
+Key: TypeAlias = tuple[str, str]  # (str(config), row.benchmark)
+Why: TypeAlias = Literal["full", "random", "pair"]
+
+RANDOM, DOWNSAMPLE = "random", "downsample"
+_FAMILIES: tuple[Why, ...] = ("full", "random", "pair")
+_WRONG = 0.5  # a row worth less is wrong
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """config - against on one benchmark. adjusted: Holm's p within the family.
+
+    why: against the unpruned model ('full'), random choice among the peers ('random'), or any of the peers ('pair').
+    """
+
+    benchmark: str
+    config: Config
+    against: Config
+    why: Why
+    difference: Difference
+    adjusted: float
+
+    @property
+    def verdict(self) -> str:
+        """Of `config`, at 5 % after the adjustment."""
+        if not self.adjusted < 1 - stats.LEVEL:
+            return "cannot tell"
+        return "better" if self.difference.value > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Keyed by (str(config), row.benchmark) unless said otherwise; what is not known has no entry.
+
+    Peers are configurations of one model that read equally many visual tokens, the unpruned one left out.
+    interval: of the score, in its unit. retention, mean_retention (by str(config)): percent of the unpruned model.
+    letters: peers that share a letter cannot be told apart. loyalty: percent of rows read as the unpruned model's answer.
+    hard: percent right of the rows that plain downsampling among the peers has wrong, and how many these are.
+    oracle: by (model, benchmark, budget), percent of rows that some peer has right.
+    """
+
+    interval: dict[Key, Estimate] = field(default_factory=dict)
+    retention: dict[Key, Estimate] = field(default_factory=dict)
+    mean_retention: dict[str, Estimate] = field(default_factory=dict)
+    letters: dict[Key, str] = field(default_factory=dict)
+    loyalty: dict[Key, Estimate] = field(default_factory=dict)
+    hard: dict[Key, tuple[Estimate, int]] = field(default_factory=dict)
+    oracle: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+def evidence(summary: Summary) -> Evidence:
+    """Read from the folder that the summary is of."""
+    found = Evidence()
+    parts: dict[str, dict[str, tuple[Floats, Floats, float, float]]] = defaultdict(dict)
+    tables: dict[Key, list[Row]] = defaultdict(list)
+    for row in summary.rows:
+        tables[row.config.model, row.benchmark].append(row)
+    for panel in panels(summary.rows, summary.workbook.parent):
+        first = panel.rows[0]
+        alike = peers(tables[first.config.model, first.benchmark])  # also of those that have no panel, as the plots have it
+        read = _Reading(panel, alike)
+        read.into(found)
+        for name, part in read.parts():
+            parts[name][first.benchmark] = part
+    for config in summary.configs:
+        if (mean := _mean_retention(summary, config, parts[str(config)], found)) is not None:
+            found.mean_retention[str(config)] = mean
+    return found
+
+
+def _mean_retention(
+    summary: Summary, config: Config, parts: Mapping[str, tuple[Floats, Floats, float, float]], found: Evidence
+) -> Estimate | None:
+    """None where a benchmark of the mean has no interval. Of a single benchmark, its own."""
+    names = [row.benchmark for row in summary.compared(config)]
+    if not names or any(name not in parts for name in names):
+        return None
+    if len(names) == 1:
+        return found.retention.get((str(config), names[0]))
+    mean = stats.mean_of_ratios([parts[name] for name in names])
+    return mean if mean.known else None
+
+
+def _known(estimates: Iterable[tuple[Key, Estimate]]) -> Iterator[tuple[Key, Estimate]]:
+    """Those with an interval: a single picture has none."""
+    return ((key, estimate) for key, estimate in estimates if estimate.known)
+
+
+class _Reading:
+    """What one panel says. `alike`: groups of cells with equally many visual tokens, in the panel or not."""
+
+    def __init__(self, panel: Panel, alike: Sequence[Sequence[Row]]) -> None:
+        self.panel, self.rows = panel, panel.rows
+        self.benchmark, self.model = self.rows[0].benchmark, self.rows[0].config.model
+        seed = zlib.crc32(self.rows[0].folder.encode())  # a benchmark scored in two ways is resampled alike
+        self.data = stats.Resampled(panel.points, panel.clusters, worth=panel.worth, seed=seed)
+        self.full = next((i for i, row in enumerate(self.rows) if row.config.full), None)
+        place = {str(row.config): i for i, row in enumerate(self.rows)}
+        groups = [[place[str(row.config)] for row in group if str(row.config) in place] for group in alike]
+        self.peers = [sorted(i for i in group if i != self.full) for group in groups]
+
+    def into(self, found: Evidence) -> None:
+        """Adds what there is to say."""
+        comparisons = self._comparisons()
+        found.comparisons.extend(comparisons)
+        found.letters.update(self._letters(comparisons))
+        found.interval.update(_known((self._key(i), self.data.estimate(i)) for i in range(len(self.rows))))
+        found.retention.update(_known(self._retentions()))
+        found.loyalty.update(_known(self._loyalty()))
+        for group in self.peers:
+            found.hard.update((key, (share, n)) for key, share, n in self._hard(group) if share.known)
+        found.oracle.update(self._oracles())
+
+    def parts(self) -> Iterator[tuple[str, tuple[Floats, Floats, float, float]]]:
+        """By configuration, what its mean retention is made of."""
+        if self.full is None or not self.data.means[self.full] > 0:
+            return
+        draws, means = self.data.draws, self.data.means
+        for i, row in enumerate(self.rows):
+            yield str(row.config), (draws[:, i], draws[:, self.full], float(means[i]), float(means[self.full]))
+
+    def _key(self, i: int) -> Key:
+        return str(self.rows[i].config), self.benchmark
+
+    def _comparisons(self) -> list[Comparison]:
+        pairs: dict[Why, list[tuple[int, int]]] = {
+            "full": [(i, self.full) for i in range(len(self.rows)) if self.full is not None and i != self.full],
+            "random": [(i, at) for group in self.peers for i in group if (at := self._baseline(group, i, RANDOM)) is not None],
+            "pair": [pair for group in self.peers for pair in combinations(group, 2)],
+        }
+        return [comparison for why in _FAMILIES for comparison in self._family(why, sorted(pairs[why]))]
+
+    def _family(self, why: Why, pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+        differences = [self.data.difference(a, b) for a, b in pairs]
+        adjusted = stats.holm([difference.p for difference in differences])
+        return [
+            Comparison(self.benchmark, self.rows[a].config, self.rows[b].config, why, difference, p)
+            for (a, b), difference, p in zip(pairs, differences, adjusted, strict=True)
+            if difference.known
+        ]
+
+    def _baseline(self, group: Sequence[int], i: int, method: str) -> int | None:
+        """The peer that a method is measured by: of the same budget where there are several; None for itself."""
+        configs = {at: self.rows[at].config for at in group if self.rows[at].config.method == method}
+        same = [at for at, config in configs.items() if config.budget == self.rows[i].config.budget]
+        found = next(iter([*same, *configs]), None)
+        return None if self.rows[i].config.method == method else found
+
+    def _retentions(self) -> Iterator[tuple[Key, Estimate]]:
+        for i, row in enumerate(self.rows):
+            if self.full is not None and row.retention is not None:
+                yield self._key(i), self.data.ratio(i, self.full)
+
+    def _letters(self, comparisons: Sequence[Comparison]) -> Iterator[tuple[Key, str]]:
+        told = {(str(c.config), str(c.against)) for c in comparisons if c.why == "pair" and c.verdict != "cannot tell"}
+        for group in self.peers:
+            names = [str(self.rows[i].config) for i in group]
+            apart = np.array([[(a, b) in told or (b, a) in told for b in names] for a in names], dtype=bool)
+            if len(group) > 1:
+                yield from zip(map(self._key, group), stats.letters([self.data.means[i] for i in group], apart), strict=True)
+
+    def _loyalty(self) -> Iterator[tuple[Key, Estimate]]:
+        """An answer that failed agrees with nothing; two from which nothing was read agree."""
+        full = None if self.full is None else self.panel.reads[self.full]
+        for i, reads in enumerate(self.panel.reads):
+            if full is not None and reads is not None and i != self.full:
+                hits = [a == b and a is not None for a, b in zip(reads, full, strict=True)]
+                yield self._key(i), stats.share(hits, self.panel.clusters)
+
+    def _hard(self, group: Sequence[int]) -> Iterator[tuple[Key, Estimate, int]]:
+        for i in group:
+            plain = self._baseline(group, i, DOWNSAMPLE)
+            if plain is None or np.isnan(self.panel.worth[:, [i, plain]]).any():
+                continue
+            wrong = self.panel.worth[:, plain] < _WRONG
+            if wrong.any():
+                yield self._key(i), stats.share(self.panel.worth[wrong, i], self.data.codes[wrong]), int(wrong.sum())
+
+    def _oracles(self) -> Iterator[tuple[tuple[str, str, str], float]]:
+        """Groups with the same budgets' names are told apart by the tokens that they read."""
+        groups = [group for group in self.peers if len(group) > 1 and not np.isnan(self.panel.worth[:, group]).any()]
+        labels = [" / ".join(dict.fromkeys(self.rows[i].config.budget for i in group)) for group in groups]
+        for group, label in zip(groups, labels, strict=True):
+            mark = f" ({self.rows[group[0]].measured:.0f} tokens)" if labels.count(label) > 1 else ""
+            best = float(self.panel.worth[:, group].max(axis=1).mean())
+            yield (self.model, self.benchmark, label + mark), 100 * best

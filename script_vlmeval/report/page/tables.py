@@ -1,0 +1,187 @@
+"""The page's tables: columns with a kind, and rows whose cells are a number, a text, or a figure with what stands beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...cells import Config
+from ...draw import Row, at, number
+from ..summary import NOT_SCORED, Summary
+from .facts import differing, origin
+
+if TYPE_CHECKING:
+    from ...stats import Estimate
+    from ..evidence import Comparison, Evidence
+
+_MARKS = {"better": "better", "worse": "worse"}
+_AGAINST = {"full": "unpruned", "random": "random choice", "pair": "another method"}
+
+
+def tables(summary: Summary, evidence: Evidence) -> dict[str, Any]:
+    """Name -> {"columns": [{"head", "kind", "digits"}], "rows": [[cell]]}. A cell is null, a number, a text or a mapping: v what
+    it is sorted by, t what is shown, s what stands beside it, l letters, m marks."""
+    return {
+        "overview": _overview(summary, evidence),
+        "results": _results(summary, evidence),
+        "statistics": _statistics(evidence.comparisons),
+        "provenance": _provenance(summary.answered),
+    }
+
+
+def _table(columns: Sequence[dict[str, Any]], rows: Sequence[list[Any]]) -> dict[str, Any]:
+    """Without columns that are empty throughout, and without the model where there is one."""
+    used = [i for i, _ in enumerate(columns) if any(row[i] is not None for row in rows)]
+    used = [i for i in used if columns[i]["head"] != "model" or len({row[i] for row in rows}) > 1]
+    return {"columns": [columns[i] for i in used], "rows": [[row[i] for i in used] for row in rows]}
+
+
+def _text(head: str) -> dict[str, Any]:
+    return {"head": head, "kind": "text"}
+
+
+def _number(head: str, digits: int = 1) -> dict[str, Any]:
+    return {"head": head, "kind": "number", "digits": digits}
+
+
+# configurations by benchmarks ---------------------------------------------------------------------------------------------
+
+
+def _overview(summary: Summary, evidence: Evidence) -> dict[str, Any]:
+    heads = {row.benchmark: row.heading for row in summary.rows}
+    scores = [_number(heads.get(name, name)) for name in summary.benchmarks]
+    tokens = [_tokens(summary, config) for config in summary.configs]
+    whole = all(count is None or count == round(count) for count in tokens)
+    columns = [*_NAMED, _number("visual tokens", 0 if whole else 1), *scores, _number("mean retention %")]
+    cells = {(str(row.config), row.benchmark): row for row in summary.rows}
+    rows = []
+    for config, count in zip(summary.configs, tokens, strict=True):
+        named = str(config)
+        found = [
+            _score(cells.get((named, name)), summary.gaps.get((named, summary.folders[name])), evidence)
+            for name in summary.benchmarks
+        ]
+        rows.append([*_name(config), count, *found, _mean(summary, config, evidence)])
+    return _table(columns, rows)
+
+
+_NAMED = [_text("configuration"), _text("model"), _text("method"), _text("budget")]
+
+
+def _name(config: Config) -> list[Any]:
+    return [str(config), config.model, config.method, config.budget or "full"]
+
+
+def _tokens(summary: Summary, config: Config) -> float | None:
+    """The visual tokens that were read, the mean over the benchmarks' means."""
+    read = [row.measured for row in summary.answered if row.config == config and row.measured]
+    return sum(read) / len(read) if read else None
+
+
+def _score(row: Row | None, gap: str | None, evidence: Evidence) -> Any:
+    """A score with its interval and letters, or why there is none."""
+    if row is None:
+        return {"t": gap, "m": "" if gap == NOT_SCORED else "incomplete"} if gap else None
+    key = (str(row.config), row.benchmark)
+    letters = evidence.letters.get(key, "")
+    half = _half(evidence.interval.get(key)) or row.half
+    cell = {"v": number(row.score), "m": "incomplete" if row.incomplete else ""}
+    if half is not None and math.isfinite(half):
+        cell["s"] = f"±{half:.1f}"
+    if letters:
+        cell |= {"l": letters, "m": f"{cell['m']} best".strip() if "a" in letters else cell["m"]}
+    return cell
+
+
+def _mean(summary: Summary, config: Config, evidence: Evidence) -> Any:
+    """The mean of the benchmarks' ratios, marked where one is missing."""
+    ratios = [row.retention for row in summary.compared(config) if row.retention is not None]
+    if not ratios:
+        return None
+    rows = [part for row in summary.compared(config) for part in (row, summary.unpruned[config.model, row.benchmark])]
+    flawed = bool(summary.lacking(config)) or any(row.incomplete for row in rows)
+    half = None if config.full else _half(evidence.mean_retention.get(str(config)))
+    beside = {"s": f"±{half:.1f}"} if half is not None else {}
+    return {"v": sum(ratios) / len(ratios), "m": "incomplete" if flawed else ""} | beside
+
+
+# a line for each cell -----------------------------------------------------------------------------------------------------
+
+
+def _results(summary: Summary, evidence: Evidence) -> dict[str, Any]:
+    columns = [
+        *_NAMED, _text("benchmark"), _text("metric"), _number("score", 2), _number("95 % interval", 2), _text("letters"),
+        _number("retention %"), _number("retention, 95 %"), _number("loyalty %"), _number("hard samples %"),
+        _number("some method %"), _number("visual tokens"), _number("of"), _number("frames"),
+        _number("seconds per answer", 4), _number("n", 0), _number("failed", 0),
+        _text("scorer"), _text("why there is no score"),
+    ]  # fmt: skip
+    return _table(columns, [_result(row, evidence) for row in summary.answered])
+
+
+def _result(row: Row, evidence: Evidence) -> list[Any]:
+    key = (str(row.config), row.benchmark)
+    hard = evidence.hard.get(key)
+    kept = [number(at(row.data, f"tokens.{name}")) for name in ("visual_kept", "visual_full", "frames")]
+    score = {"v": number(row.score), "m": "incomplete"} if row.incomplete else number(row.score)
+    return [
+        *_name(row.config), row.benchmark, row.metric or None, score, _interval(evidence.interval.get(key), row, 2),
+        evidence.letters.get(key), row.retention, _interval(evidence.retention.get(key)), _beside(evidence.loyalty.get(key)),
+        _beside(hard[0], f" of {hard[1]:,}") if hard else None,
+        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept, number(row.data.get("seconds")), row.n,
+        {"v": row.failed, "m": "incomplete"} if row.failed else 0, row.scorer or None, row.data.get("unscored") or None,
+    ]  # fmt: skip
+
+
+def _interval(estimate: Estimate | None, row: Row | None = None, digits: int = 1) -> Any:
+    """Its two ends, sorted by the lower one; where nothing was estimated, those of the row's standard error."""
+    if estimate is not None and math.isfinite(estimate.low + estimate.high):
+        low, high = estimate.low, estimate.high
+    elif row is not None and row.half is not None and number(row.score) is not None:
+        low, high = row.score - row.half, row.score + row.half
+    else:
+        return None
+    return {"v": low, "t": f"{low:.{digits}f} to {high:.{digits}f}"}
+
+
+def _beside(estimate: Estimate | None, more: str = "") -> Any:
+    if estimate is None or not math.isfinite(estimate.value):
+        return None
+    half = _half(estimate)
+    return {"v": estimate.value, "s": (f"±{half:.1f}" if half is not None else "") + more}
+
+
+def _half(estimate: Estimate | None) -> float | None:
+    if estimate is None or not math.isfinite(estimate.high - estimate.low):
+        return None
+    return (estimate.high - estimate.low) / 2
+
+
+# statistics and provenance ------------------------------------------------------------------------------------------------
+
+
+def _statistics(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    columns = [
+        _text("benchmark"), _text("configuration"), _text("compared with"), _text("which is"), _number("difference", 2),
+        _number("95 % interval", 2), _text("verdict"), _number("p", 4), _number("p (Holm)", 4), _number("McNemar p", 4),
+        _number("won", 0), _number("lost", 0), _number("smallest detectable", 2), _number("n", 0), _number("clusters", 0),
+    ]  # fmt: skip
+    return _table(columns, [_comparison(comparison) for comparison in comparisons])
+
+
+def _comparison(comparison: Comparison) -> list[Any]:
+    found = comparison.difference
+    verdict = {"t": comparison.verdict, "m": _MARKS.get(comparison.verdict, "even")}
+    mcnemar = None if found.mcnemar is None else number(found.mcnemar)
+    return [
+        comparison.benchmark, str(comparison.config), str(comparison.against), _AGAINST.get(comparison.why, comparison.why),
+        number(found.value), _interval(found, digits=2), verdict, number(found.p), number(comparison.adjusted),
+        mcnemar, found.won, found.lost, number(found.detectable), found.n, found.clusters,
+    ]  # fmt: skip
+
+
+def _provenance(rows: Sequence[Row]) -> dict[str, Any]:
+    keys = differing(rows)
+    lines = [[str(row.config), row.benchmark, *(origin(row).get(key) for key in keys)] for row in rows]
+    return _table([_text("configuration"), _text("benchmark"), *map(_text, keys)], lines)
