@@ -98,3 +98,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no oracles: {folder} is not there (set SHARED to the folder that holds them)")
     return folder
+
+
+DRAWN = ("test_plots", "test_report", "test_sheets", "test_page", "test_summary", "test_sweep")  # what looks at a folder's plots
+
+
+@pytest.fixture(autouse=True)
+def few_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep ends with a folder of plots, which takes longer than all the rest of a small one: elsewhere `accuracy.png` does."""
+    if request.path.stem not in DRAWN:
+        monkeypatch.setattr("script_vlmeval.report.files.plots", lambda *_: [])
