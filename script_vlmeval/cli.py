@@ -9,14 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import commands, study
 from .errors import UserError
 from .stopping import terminated_as_interrupted
-
-if TYPE_CHECKING:
-    pass
 
 _EXAMPLES = """examples:
   python run.py --config configs/tiny.yaml                          the embedded demo, a few minutes on a laptop
@@ -181,14 +178,7 @@ _OWN = {  # flags of a command
     "status": {"work_dir"},
     "prepare": {"names", "source", "allow_missing", "fresh", "quiet"},
 }
-_FOREIGN = {
-    "recordings": "conformance",
-    "source": "prepare",
-    "allow_missing": "prepare",
-    "into": "merge",
-    "method": "conformance` and `run.py show",
-}
-_FOREIGN |= dict.fromkeys(_SHOWN, "show")
+_FOREIGN = {"recordings", "source", "allow_missing", "into", "method", *_SHOWN}  # which `run` does not heed
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -197,10 +187,10 @@ def _check_flags(args: argparse.Namespace) -> None:
     given = {name for name, value in vars(args).items() if value != getattr(plain, name)} - {"command"}
     if args.command not in ("prepare", "compare", "merge") and args.names:
         raise UserError(f"'{args.names[0]}': benchmarks are named with --data, configurations with --model. See --help.")
-    allowed = _OWN.get(args.command, set(vars(plain)) - set(_FOREIGN))
+    allowed = _OWN.get(args.command, set(vars(plain)) - _FOREIGN)
     if foreign := sorted(f"--{name.replace('_', '-')}" for name in given - allowed):
         if args.command == "run":
-            commands = " and ".join(sorted({f"`run.py {_FOREIGN[name[2:].replace('-', '_')]}`" for name in foreign}))
-            raise UserError(f"{', '.join(foreign)}: these belong to {commands}; what is run is named with --model.")
+            owners = " and ".join(f"`run.py {name}`" for name in sorted(_OWN) if (given - allowed) & _OWN[name])
+            raise UserError(f"{', '.join(foreign)}: these belong to {owners}; what is run is named with --model.")
         takes = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in allowed - {"names"}))
         raise UserError(f"`run.py {args.command}` takes no {' or '.join(foreign)}: only {takes}.")

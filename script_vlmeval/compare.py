@@ -21,14 +21,13 @@ from .cells import Config
 from .draw import Row, at, headed, number
 from .errors import UserError, unknown
 from .files import disk, dumps, read_json
-from .report.worth import Worths, read_worth
+from .report.worth import Worths, loyalty, read_worth, unlike
 from .stats import Difference, Estimate
 from .store import CELL, RESULT, WORTH, CellStore
 
 _OWN = ("config", "code", "relevance", "clip")  # settings in which two configurations differ by nature, with `method ...`
 SAME = "no difference"
 _ROWS = 8  # rows with other answers that are named
-_ROUNDED = 0.01  # by how much a score may differ from the mean of its rows' points: scorers of the host round
 
 
 def command(a: str, b: str, work_dir: Path, data: Sequence[str] = ()) -> int:
@@ -152,9 +151,11 @@ class Cell:
                 f"'{self.folder}' does not say what its rows are worth (no readable {WORTH}): `{self.again}`, with the other "
                 "flags of its run, scores the answers again and writes it, unless its scorer knows the whole alone."
             )
-        mean = float(found.points.mean()) if len(found.points) else np.nan
-        if len(found.indices) != self.row.n or not np.isclose(mean, self.row.score, rtol=1e-4, atol=_ROUNDED):
-            raise UserError(f"'{self.folder}' has rows that do not explain its score ({WORTH}): `{self.again}` scores it again.")
+        alone = "its scorer knows the whole alone" if np.isnan(found.points).all() else ""
+        if why := unlike(found, self.row) or alone:
+            raise UserError(
+                f"'{self.folder}' has rows that do not explain its score ({WORTH}: {why}): `{self.again}` scores it again."
+            )
         return found
 
     @property
@@ -194,11 +195,8 @@ class Pair:
             raise UserError(f"other rows: '{a.folder}' and '{b.folder}' have {a.row.n:,} each, but not the same ones.")
         points, worth = (np.stack([getattr(x, name) for x in (ours, theirs)], axis=1) for name in ("points", "worth"))
         data = stats.Resampled(points, ours.clusters, worth=worth)
-        loyalty = None
-        if ours.reads and theirs.reads:
-            same = [x == y and x is not None for x, y in zip(ours.reads, theirs.reads, strict=True)]
-            loyalty = stats.share(same, ours.clusters)
-        return cls(a, b, data, data.difference(0, 1), loyalty)
+        same = loyalty(ours.reads, theirs.reads, ours.clusters)
+        return cls(a, b, data, data.difference(0, 1), same)
 
     def differing(self) -> list[str]:
         """The settings that are not equal, each as 'name: A's -> B's'."""

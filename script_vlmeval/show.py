@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def command(
     models = models or Models()
     record = models.record(model)
     wanted = _wanted(record, list(images), video, question, frames or record.frames, seed)
-    wanted = Wanted(wanted.message, wanted.question, _configs(record, methods, budgets, params or {}, models), wanted.frames)
+    wanted = replace(wanted, configs=_configs(record, methods, budgets, params or {}, models))
     _draw(wanted, record, models, path, style, seed, {"device": device, "dtype": dtype, "attn": attn})
     return 0
 
@@ -104,7 +104,7 @@ def _wanted(record: Backbone, images: list[str], video: str, question: str, fram
         if record.id != "tiny":
             raise UserError("Nothing to show: name pictures with --image, or a video with --video.")
         images, question = _scene(seed, question)
-    for name in [*images, video][: len(images) + bool(video)]:
+    for name in filter(None, [*images, video]):
         if not Path(name).expanduser().exists():
             raise UserError(f"There is no file '{name}' to show.")
     if not question.strip():

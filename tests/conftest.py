@@ -68,6 +68,17 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """No waiting for locks, nor for the disk: what must survive in most tests is the death of a process, not of the machine."""
+    from script_vlmeval.store import lock
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "PATIENCE", 0.0)
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests have to say besides that they passed, also from another process."""
     for report in terminalreporter.getreports("passed"):

@@ -11,19 +11,13 @@ import pytest
 
 from script_vlmeval import compare, stats
 from script_vlmeval.errors import UserError
-from script_vlmeval.store import CellStore, lock
+from script_vlmeval.store import CellStore
 
 SETTINGS = {"dtype": "float32", "data": "d1", "seed": 0, "torch": "2.9"}
 FULL = [1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1] * 2
 PRUNED = [1, 0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0] * 2
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "PATIENCE", 0.0)
-        patch.setattr("os.fsync", lambda fd: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def cell(

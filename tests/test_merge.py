@@ -15,18 +15,12 @@ from conftest import ROOT
 
 from script_vlmeval import merge
 from script_vlmeval.errors import UserError
-from script_vlmeval.store import CellStore, lock
+from script_vlmeval.store import CellStore
 
 SETTINGS = {"method gamma": 1.0, "dtype": "float32", "data": "d1", "rows": 4}
 ROWS = "0123"
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "PATIENCE", 0.0)
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def record(index: str, prediction: str = "", **more: Any) -> dict[str, Any]:

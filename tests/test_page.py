@@ -181,6 +181,13 @@ def test_states_tell_what_became_of_each_answer(run: Path):
     assert front["stages"] == [0, 2, 4]
 
 
+def test_an_answer_s_seconds_are_those_of_one(tmp_path: Path):
+    cell(tmp_path, "tiny_full", ["yes"] * 4, [1.0] * 4, seconds=20.0, samples_per_second=0.2)
+    table = json.loads(data(write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8"), "tables"))["results"]
+    place = [column["head"] for column in table["columns"]].index("seconds per answer")
+    assert table["rows"][0][place] == pytest.approx(5)
+
+
 def test_without_an_atlas_or_evidence_there_is_a_page(tmp_path: Path):
     cell(tmp_path, "tiny_full", ["yes"], [1.0])
     page = write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8")
@@ -350,7 +357,7 @@ def test_questions_are_searched(page: Opened):
 
 def test_pages_are_turned(page: Opened):
     assert shown(page) == [str(i) for i in range(10)]
-    page.page.get_by_role("button", name="Next").click()
+    page.page.get_by_role("button", name="Next").press("Enter")  # cards that fill meanwhile move what a mouse points at
     assert shown(page) == ["10", "11"]
 
 

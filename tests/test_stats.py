@@ -81,6 +81,15 @@ def test_all_right_is_no_more_certain_than_the_number_of_pictures():
     assert few.low < many.low < 99
 
 
+@pytest.mark.parametrize("value", [0.5, 1.0])
+def test_points_that_are_all_alike_say_nothing_of_how_much_they_vary(value: float):
+    """Other than being right, which so many rows are: a perfect score of points has no interval rather than one of no width."""
+    points, rows = np.full(20, 137.5 * value), np.arange(20)
+    assert not stats.mean(points, rows).known
+    assert math.isnan(stats.standard_error(points, rows))
+    assert stats.share(np.full(20, value), rows).known == (value == 1.0)
+
+
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_exact(won: int, lost: int):
     expected = mcnemar([[5, won], [lost, 7]], exact=True).pvalue

@@ -32,14 +32,7 @@ from script_vlmeval.store.seal import Seal
 ROOT = Path(__file__).resolve().parents[1]
 PRINT = {"model": "tiny", "seed": 0, "limit": None, "dtype": "float32"}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """No waiting for locks, nor for the disk: what must survive here is the death of a process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "PATIENCE", 0.0)
-        patch.setattr(os, "fsync", lambda fd: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def make(work_dir: Path, **changes: Any) -> CellStore:

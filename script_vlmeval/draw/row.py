@@ -81,8 +81,8 @@ class Row:
 
     @property
     def half(self) -> float | None:
-        """Half the width of the 95 % interval."""
-        return None if self.stderr is None else Z95 * self.stderr
+        """Half the width of the 95 % interval; None also where rows that are all alike say nothing of it."""
+        return Z95 * self.stderr if self.stderr else None
 
     @property
     def floors(self) -> dict[str, float]:

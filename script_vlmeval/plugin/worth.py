@@ -48,7 +48,8 @@ class Worth:
         return cls(indices, _clusters(dataset), worth, points, score.read)
 
     def standard_error(self) -> float | None:
-        """Of the main figure, clustered by picture; None where rows do not explain it, or show one picture alone."""
+        """Of the main figure, clustered by picture; None where rows do not explain it, show one picture alone, or are
+        all worth the same."""
         error = math.nan if self.points is None else scoring.standard_error(self.points, self.clusters)
         return None if math.isnan(error) else error
 

@@ -20,7 +20,7 @@ from ..cells import Config
 from ..draw import Row, peers
 from ..stats import Difference, Estimate
 from .summary import Summary
-from .worth import Floats, Panel, panels
+from .worth import Floats, Panel, loyalty, panels
 
 Key: TypeAlias = tuple[str, str]  # (str(config), row.benchmark)
 Why: TypeAlias = Literal["full", "random", "pair"]
@@ -185,12 +185,10 @@ class _Reading:
                 yield from zip(map(self._key, group), stats.letters([self.data.means[i] for i in group], apart), strict=True)
 
     def _loyalty(self) -> Iterator[tuple[Key, Estimate]]:
-        """An answer that failed agrees with nothing; two from which nothing was read agree."""
         full = None if self.full is None else self.panel.reads[self.full]
         for i, reads in enumerate(self.panel.reads):
-            if full is not None and reads is not None and i != self.full:
-                hits = [a == b and a is not None for a, b in zip(reads, full, strict=True)]
-                yield self._key(i), stats.share(hits, self.panel.clusters)
+            if i != self.full and (share := loyalty(reads, full, self.panel.clusters)) is not None:
+                yield self._key(i), share
 
     def _hard(self, group: Sequence[int]) -> Iterator[tuple[Key, Estimate, int]]:
         for i in group:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..cells import Config
-from ..draw import Row, peers
+from ..draw import Row, headed, number, peers
 from . import figures
+from .reported import origins, reported
 from .sheets import Styled
 from .summary import NOT_SCORED, Summary
 
@@ -46,7 +47,8 @@ def overview(summary: Summary, evidence: Evidence) -> list[Column]:
         *_known(Column("mean retention ±95%", [*spread, *blank])),
     ]
     scores = [column for benchmark in summary.benchmarks for column in _scores(summary, evidence, benchmark, floors)]
-    return heads + tokens + scores + mean
+    sources = _known(Column("published from", [*(_sources(summary, config) for config in configs), *blank]))
+    return heads + tokens + scores + mean + sources
 
 
 def _known(column: Column) -> list[Column]:
@@ -103,6 +105,7 @@ def _scores(
     letters = [row and _letters(row, evidence) for row in rows]
     return [
         Column(head, scores + [scored.get(benchmark) for scored in floors.values()], head),
+        *_published(benchmark, head, rows, len(floors)),
         Column(f"{head} ±95%", [*halves, *blank], "±95%", detail=True),
         *_known(Column(f"{head} group", [*letters, *blank])),
         Column(f"{head} retention %", [*(row and row.retention for row in rows), *blank], "retention %", detail=True),
@@ -132,12 +135,33 @@ def _score(row: Row | None, gap: str | None, here: Sequence[Row], evidence: Evid
     return Styled(row.score, bold=first or tied, italic=tied, incomplete=row.incomplete)
 
 
+def _published(benchmark: str, head: str, rows: Sequence[Row | None], floors: int) -> list[Column]:
+    """What others have published of the scores; where that is another metric than the main one, with the measured figure of that
+    metric, of every configuration that has it."""
+    found, blank = [row and reported(row) for row in rows], [None] * floors
+    columns = []
+    for metric in dict.fromkeys(one.metric for one in found if one):
+        title = headed(benchmark, metric) if metric else head
+        if metric:
+            columns.append(Column(title, [*(row and _measured(row, metric) for row in rows), *blank]))
+        said = [Styled(one.published.figure, digits=1) if one and one.metric == metric else None for one in found]
+        columns.append(Column(f"{title} published", [*said, *blank]))
+    return columns
+
+
+def _measured(row: Row, metric: str) -> Styled | None:
+    value = number(row.data["metrics"].get(metric))
+    return None if value is None else Styled(value, incomplete=row.incomplete)
+
+
+def _sources(summary: Summary, config: Config) -> Styled | None:
+    """Where a configuration's published figures are from, and what may be different about them: once for all benchmarks, which
+    keeps the sheet narrow."""
+    rows = [row for row in summary.rows if str(row.config) == str(config)]
+    found = {row.benchmark: one for row in rows if (one := reported(row))}
+    return Styled(origins(found), wrapped=True) if found else None
+
+
 def _mean_retention(summary: Summary, config: Config) -> Styled:
-    """The mean of the benchmarks' ratios; marked when one is missing on which the unpruned model scores above 0, or a score of
-    either is incomplete."""
-    rows = summary.compared(config)
-    flawed = any(part.incomplete for row in rows for part in (row, summary.unpruned[config.model, row.benchmark]))
-    ratios = [row.retention or 0.0 for row in rows]
-    return Styled(
-        sum(ratios) / len(ratios) if ratios else None, incomplete=bool(rows) and (flawed or bool(summary.lacking(config)))
-    )
+    value, incomplete = summary.mean_retention(config) or (None, False)
+    return Styled(value, incomplete=incomplete)

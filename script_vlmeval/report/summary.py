@@ -72,6 +72,15 @@ class Summary:
         full = {benchmark for model, benchmark in self.unpruned if model == config.model}
         return full - {row.benchmark for row in self.compared(config)}
 
+    def mean_retention(self, config: Config) -> tuple[float, bool] | None:
+        """The mean of the benchmarks' ratios, and whether it is incomplete: a benchmark is missing on which the unpruned model
+        scores above 0, or a score of either is incomplete. None without any ratio."""
+        rows = self.compared(config)
+        if not rows:
+            return None
+        flawed = any(part.incomplete for row in rows for part in (row, self.unpruned[config.model, row.benchmark]))
+        return sum(row.retention or 0.0 for row in rows) / len(rows), flawed or bool(self.lacking(config))
+
     @cached_property
     def _of(self) -> dict[str, list[Row]]:
         cells = defaultdict[str, list[Row]](list)

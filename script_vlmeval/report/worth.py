@@ -15,12 +15,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import stats
 from ..draw import Row, at, number
 from ..errors import UserError
 from ..files import lines
+from ..stats import Estimate
 from ..store import WORTH
 
 Floats: TypeAlias = NDArray[np.float64]
+Reads: TypeAlias = tuple[str | None, ...]  # what the scorer read from each answer; None of a row that failed
 
 _ROUNDED = 0.01  # by how much a score may differ from the mean of its rows' points: host scorers round
 _log = logging.getLogger(__name__)
@@ -30,12 +33,12 @@ _log = logging.getLogger(__name__)
 class Worths:
     """A cell's rows. worth (n,) from 0 to 1, points (n,) whose mean is the score: not numbers where the scorer does not say.
 
-    reads: what the scorer read from each answer; None of a row that failed, and everywhere where the scorer does not say.
+    reads: None where the scorer does not say.
     """
 
     indices: tuple[str, ...]
     clusters: tuple[str, ...]
-    reads: tuple[str | None, ...] | None
+    reads: Reads | None
     worth: Floats
     points: Floats
 
@@ -58,7 +61,7 @@ class Panel:
 
     rows: tuple[Row, ...]
     clusters: tuple[str, ...]
-    reads: tuple[tuple[str | None, ...] | None, ...]
+    reads: tuple[Reads | None, ...]
     worth: Floats
     points: Floats
 
@@ -134,13 +137,26 @@ def _checked(row: Row, work_dir: Path) -> Worths | None:
     path = work_dir / str(row.config) / row.folder / WORTH
     if (worths := read_worth(path)) is None:
         return None
-    if len(worths.indices) != row.n:
-        _log.warning("%s: left out, it has %d of the %d rows", path, len(worths.indices), row.n)
-        return None
-    total = float(worths.points.mean()) if row.n else math.nan
-    if not np.isnan(worths.points).all() and not math.isclose(
-        total, row.score, rel_tol=1e-4, abs_tol=_ROUNDED
-    ):  # also where a row's points are not known
-        _log.warning("%s: left out, its rows come to %.4f and the score is %.4f", path, total, row.score)
+    if why := unlike(worths, row):
+        _log.warning("%s: left out, %s", path, why)
         return None
     return worths
+
+
+def unlike(worths: Worths, row: Row) -> str:
+    """Why these rows are not those that a result is about, '' where they are: also where the points of some are not known, but
+    not where those of all are not."""
+    if len(worths.indices) != row.n:
+        return f"it has {len(worths.indices):,} of the {row.n:,} rows"
+    total = float(worths.points.mean()) if row.n else math.nan
+    if np.isnan(worths.points).all() or math.isclose(total, row.score, rel_tol=1e-4, abs_tol=_ROUNDED):
+        return ""
+    return f"its rows come to {total:.4f} and the score is {row.score:.4f}"
+
+
+def loyalty(reads: Reads | None, theirs: Reads | None, clusters: Sequence[str]) -> Estimate | None:
+    """Percent of rows from which the same was read as from the other's answer; None where a scorer does not say what it read. An
+    answer that failed agrees with nothing; two from which nothing was read agree."""
+    if not reads or not theirs:
+        return None
+    return stats.share([a == b and a is not None for a, b in zip(reads, theirs, strict=True)], clusters)

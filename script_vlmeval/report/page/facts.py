@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ...draw import Row, at
 from ...files import disk
+from ..costs import flat
 from ..legend import causes, why
 from ..summary import Summary
 
@@ -110,15 +111,8 @@ def differing(rows: Sequence[Row]) -> list[str]:
 
 def origin(row: Row) -> dict[str, str]:
     """All that a cell says of where its figures come from, nested keys as 'a.b'."""
-    return dict(_flat({"": row.data.get("provenance"), "fingerprint": row.data.get("fingerprint")}, ""))
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}".strip("."))
-    elif value is not None:
-        yield path, str(value)
+    told = flat({"": row.data.get("provenance"), "fingerprint": row.data.get("fingerprint")}, "")
+    return {key: str(value) for key, value in told if value is not None}
 
 
 def _versions(rows: Sequence[Row]) -> list[str]:

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...cells import Config
 from ...draw import Row, at, number
+from .. import figures
+from ..costs import speed
+from ..figures import Interval
+from ..reported import Reported, reported
 from ..summary import NOT_SCORED, Summary
 from .facts import differing, origin
 
@@ -80,30 +84,36 @@ def _tokens(summary: Summary, config: Config) -> float | None:
 
 
 def _score(row: Row | None, gap: str | None, evidence: Evidence) -> Any:
-    """A score with its interval and letters, or why there is none."""
+    """A score with its interval, what others have published of it, and letters; or why there is none."""
     if row is None:
         return {"t": gap, "m": "" if gap == NOT_SCORED else "incomplete"} if gap else None
-    key = (str(row.config), row.benchmark)
-    letters = evidence.letters.get(key, "")
-    half = _half(evidence.interval.get(key)) or row.half
+    letters = evidence.letters.get(figures.key(row), "")
+    half = figures.half(figures.score(row, evidence))
     cell = {"v": number(row.score), "m": "incomplete" if row.incomplete else ""}
-    if half is not None and math.isfinite(half):
-        cell["s"] = f"±{half:.1f}"
+    beside = [*([] if half is None else [f"±{half:.1f}"]), *_published(reported(row))]
+    if beside:
+        cell["s"] = "; ".join(beside)
     if letters:
         cell |= {"l": letters, "m": f"{cell['m']} best".strip() if "a" in letters else cell["m"]}
     return cell
 
 
+def _published(found: Reported | None) -> list[str]:
+    """With the measured figure of that metric, where it is not the main one."""
+    if found is None:
+        return []
+    before = f"{found.metric} {found.measured:.1f}, " if found.metric else ""
+    return [f"{before}published {found.published.figure:.1f}"]
+
+
 def _mean(summary: Summary, config: Config, evidence: Evidence) -> Any:
     """The mean of the benchmarks' ratios, marked where one is missing."""
-    ratios = [row.retention for row in summary.compared(config) if row.retention is not None]
-    if not ratios:
+    if (mean := summary.mean_retention(config)) is None:
         return None
-    rows = [part for row in summary.compared(config) for part in (row, summary.unpruned[config.model, row.benchmark])]
-    flawed = bool(summary.lacking(config)) or any(row.incomplete for row in rows)
-    half = None if config.full else _half(evidence.mean_retention.get(str(config)))
+    value, incomplete = mean
+    half = None if config.full else figures.half(figures.of(evidence.mean_retention.get(str(config))))
     beside = {"s": f"±{half:.1f}"} if half is not None else {}
-    return {"v": sum(ratios) / len(ratios), "m": "incomplete" if flawed else ""} | beside
+    return {"v": value, "m": "incomplete" if incomplete else ""} | beside
 
 
 # a line for each cell -----------------------------------------------------------------------------------------------------
@@ -112,6 +122,7 @@ def _mean(summary: Summary, config: Config, evidence: Evidence) -> Any:
 def _results(summary: Summary, evidence: Evidence) -> dict[str, Any]:
     columns = [
         *_NAMED, _text("benchmark"), _text("metric"), _number("score", 2), _number("95 % interval", 2), _text("letters"),
+        _number("published"), _text("published from"), _text("how it may differ"),
         _number("retention %"), _number("retention, 95 %"), _number("loyalty %"), _number("hard samples %"),
         _number("some method %"), _number("visual tokens"), _number("of"), _number("frames"),
         _number("seconds per answer", 4), _number("n", 0), _number("failed", 0),
@@ -121,41 +132,40 @@ def _results(summary: Summary, evidence: Evidence) -> dict[str, Any]:
 
 
 def _result(row: Row, evidence: Evidence) -> list[Any]:
-    key = (str(row.config), row.benchmark)
+    key = figures.key(row)
     hard = evidence.hard.get(key)
     kept = [number(at(row.data, f"tokens.{name}")) for name in ("visual_kept", "visual_full", "frames")]
     score = {"v": number(row.score), "m": "incomplete"} if row.incomplete else number(row.score)
     return [
-        *_name(row.config), row.benchmark, row.metric or None, score, _interval(evidence.interval.get(key), row, 2),
-        evidence.letters.get(key), row.retention, _interval(evidence.retention.get(key)), _beside(evidence.loyalty.get(key)),
+        *_name(row.config), row.benchmark, row.metric or None, score, _interval(figures.score(row, evidence), 2),
+        evidence.letters.get(key), *_told(reported(row)),
+        row.retention, _interval(figures.retention(row, evidence)), _beside(evidence.loyalty.get(key)),
         _beside(hard[0], f" of {hard[1]:,}") if hard else None,
-        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept, number(row.data.get("seconds")), row.n,
+        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept, speed(row)["seconds per answer"], row.n,
         {"v": row.failed, "m": "incomplete"} if row.failed else 0, row.scorer or None, row.data.get("unscored") or None,
     ]  # fmt: skip
 
 
-def _interval(estimate: Estimate | None, row: Row | None = None, digits: int = 1) -> Any:
-    """Its two ends, sorted by the lower one; where nothing was estimated, those of the row's standard error."""
-    if estimate is not None and math.isfinite(estimate.low + estimate.high):
-        low, high = estimate.low, estimate.high
-    elif row is not None and row.half is not None and number(row.score) is not None:
-        low, high = row.score - row.half, row.score + row.half
-    else:
+def _told(found: Reported | None) -> list[Any]:
+    """A published figure, whose it is, and the doubts about it."""
+    if found is None:
+        return [None, None, None]
+    beside = {"s": f"{found.metric}; measured {found.measured:.1f}"} if found.metric else {}
+    return [{"v": found.published.figure} | beside, found.source, found.doubt or None]
+
+
+def _interval(interval: Interval | None, digits: int = 1) -> Any:
+    """Its two ends, sorted by the lower one."""
+    if interval is None:
         return None
-    return {"v": low, "t": f"{low:.{digits}f} to {high:.{digits}f}"}
+    return {"v": interval.low, "t": f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"}
 
 
 def _beside(estimate: Estimate | None, more: str = "") -> Any:
     if estimate is None or not math.isfinite(estimate.value):
         return None
-    half = _half(estimate)
+    half = figures.half(figures.of(estimate))
     return {"v": estimate.value, "s": (f"±{half:.1f}" if half is not None else "") + more}
-
-
-def _half(estimate: Estimate | None) -> float | None:
-    if estimate is None or not math.isfinite(estimate.high - estimate.low):
-        return None
-    return (estimate.high - estimate.low) / 2
 
 
 # statistics and provenance ------------------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ def _comparison(comparison: Comparison) -> list[Any]:
     mcnemar = None if found.mcnemar is None else number(found.mcnemar)
     return [
         comparison.benchmark, str(comparison.config), str(comparison.against), _AGAINST.get(comparison.why, comparison.why),
-        number(found.value), _interval(found, digits=2), verdict, number(found.p), number(comparison.adjusted),
+        number(found.value), _interval(figures.of(found), 2), verdict, number(found.p), number(comparison.adjusted),
         mcnemar, found.won, found.lost, number(found.detectable), found.n, found.clusters,
     ]  # fmt: skip
 
