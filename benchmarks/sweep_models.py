@@ -18,10 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from real_size import GEOMETRIES, Geometry
-
 from script_vlmeval import loading, shapes
 from script_vlmeval.backbones import BACKBONES, Backbone
+from script_vlmeval.bench.geometry import GEOMETRIES, Geometry
 from script_vlmeval.runtime import Runtime
 
 PAD, BOS, UNK, EOS = range(4)
@@ -99,7 +98,7 @@ def parameters(scale: Scale) -> int:
 
     assert scale.geometry is not None
     with torch.device("meta"):
-        model = getattr(t, f"{scale.geometry.name}ForConditionalGeneration")._from_config(scale.geometry.config("full"))
+        model = getattr(t, f"{scale.geometry.name}ForConditionalGeneration")._from_config(scale.geometry.config())
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -136,7 +135,7 @@ def write(scale: Scale, folder: Path) -> None:
 
     assert scale.geometry is not None
     geometry, words = scale.geometry, tokenizer(scale.geometry.text["vocab_size"], scale.geometry.marks[0])
-    config = geometry.config("full")
+    config = geometry.config()
     config.architectures = [f"{geometry.name}ForConditionalGeneration"]
     config.save_pretrained(folder)
     side, half = geometry.vision["image_size"], [0.5, 0.5, 0.5]
@@ -192,7 +191,7 @@ def _weights(scale: Scale, device: str, dtype: torch.dtype) -> Any:
     assert scale.geometry is not None
     kind = getattr(t, f"{scale.geometry.name}ForConditionalGeneration")
     with loading.quiet(), torch.device(device):
-        model = kind._from_config(scale.geometry.config("full"), attn_implementation="sdpa", dtype=dtype)
+        model = kind._from_config(scale.geometry.config(), attn_implementation="sdpa", dtype=dtype)
     model.generation_config = t.GenerationConfig(pad_token_id=PAD, bos_token_id=BOS)
     return drawn(model, seed=0)
 

@@ -2,7 +2,7 @@
 
     <work_dir>/atlas/<benchmark>/samples.jsonl    one line per row: index, question, answer, pictures, frames
                                  <row>-<i>.jpg    a picture, or a frame of a video; one that several rows show is there once
-                                 atlas.json       what all of it was made from
+                                 atlas.json       what all of it was made from, and of which table (`data`, its digest)
 
 The folder appears whole, under its name, when everything in it is written.
 """
@@ -45,8 +45,13 @@ def write(work_dir: Path, dataset: Dataset, n: int = 100, *, frames: int = 8) ->
         "rows": digest({row["index"]: [row, dataset.stamp(row), dataset.cluster(row)] for row in rows}),
         "frames": frames,
         "longest": LONGEST,
+        "data": dataset.digest,
     }
-    if read_json(folder / MADE) == made:
+    there = read_json(folder / MADE) or {}
+    if there == made:
+        return folder
+    if {**there, "data": dataset.digest} == made:  # the same rows, of a table that differs elsewhere or was not named
+        write_json(folder / MADE, made)
         return folder
     with disk(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

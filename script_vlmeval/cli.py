@@ -27,15 +27,17 @@ _EXAMPLES = """examples:
   python run.py compare tiny_script_16 tiny_divprune_16             is the difference more than chance? (or two folders)
   python run.py merge mine theirs --into ours                       several people's results in one folder
   python run.py show --image a.jpg --question "What is it?" --model llava --method script cdpruner --budget 64 128
+  python run.py bench --random-weights llavanext --budget 640 320    what pruning costs and saves, without a checkpoint
   python run.py --list models|methods|data
   python run.py conformance --method script my_method.py            does a method keep the laws? all = every one
 
 exit status: 0 all cells done (or laws kept), 1 some failed (a rerun finishes them), 2 something must be changed first"""
 _KEPT = {  # of what Ctrl-C stops
+    "bench": "What was measured before is in bench.json.",
     "conformance": "",
     "prepare": "What was checked is remembered: run the same command again to go on.",
 }
-_COMMANDS = ["run", "status", "report", "compare", "merge", "show", "prepare", "conformance"]
+_COMMANDS = ["run", "status", "report", "compare", "merge", "show", "bench", "prepare", "conformance"]
 _CHECKPOINT = "another checkpoint, a folder or a hub id, for a model, or one under a name of your own"
 
 
@@ -44,12 +46,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message[:1].upper()}{message[1:]}. See --help.")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(command: str = "run") -> argparse.ArgumentParser:
+    """The same for all commands; what one of them does not heed is left out of its help."""
     about = "Score visual-token pruning: configurations x benchmarks -> spreadsheets."
     p = _Parser("run.py", description=about, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # given twice, both count
     choices = study.CHOICES
-    what = "run (the default); status, report, compare and merge look at results; show draws; prepare makes tables"
+    what = "run (default); status, report, compare and merge look at results; show draws; bench measures; prepare makes tables"
     p.add_argument("command", nargs="?", choices=_COMMANDS, default="run", help=what)
     p.add_argument(
         "names", nargs="*", metavar="NAME", help="compare: two configurations or folders; merge: folders; prepare: benchmarks"
@@ -60,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--work-dir", metavar="DIR", help="where results go (results)")
     p.add_argument("--mode", choices=choices["mode"], help="infer: answers only; eval: scores only (all)")
     p.add_argument("--limit", metavar="N", help="the first N rows of each benchmark, and what is scored together with them")
-    p.add_argument("--batch-size", metavar="N", help="samples per forward pass, halved where memory is short; auto (32)")
+    size = "samples per forward pass, halved where memory is short; auto (32); bench: one or several (1)"
+    p.add_argument("--batch-size", nargs="+", metavar="N", help=size)
     p.add_argument("--max-failures", metavar="N", help="failed rows with which a cell goes on (a twentieth, at least 20)")
     p.add_argument("--atlas", metavar="N", help="rows of each benchmark of which kept tokens are recorded, for report.html (100)")
     p.add_argument("--param", **many, metavar="K=V", help="method parameters, such as gamma=2")
@@ -80,17 +84,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--fresh", action="store_true", help="discard earlier results of these cells (prepare: an earlier table)")
     p.add_argument("--reuse", action="store_true", help="take up earlier results (the default; for VLMEvalKit's habits)")
     p.add_argument("--dry-run", action="store_true", help="say which cells are done, partial or missing, and stop")
-    p.add_argument("--method", **many, metavar="NAME", help="show: methods; conformance: methods, files that define some, or all")
-    p.add_argument("--budget", **many, metavar="B", help="show: budgets (the model's own)")
+    p.add_argument(
+        "--method", **many, metavar="NAME", help="show, bench: methods; conformance: methods, files that define some, or all"
+    )
+    p.add_argument("--budget", **many, metavar="B", help="show, bench: budgets (the model's own)")
     p.add_argument("--image", **many, metavar="FILE", help="show: pictures of one question")
     p.add_argument("--video", metavar="FILE", help="show: a video, or a folder of frames")
     p.add_argument("--frames", type=int, metavar="N", help="show: how many frames of it")
     p.add_argument("--question", metavar="TEXT", help="show: what is asked of them")
-    p.add_argument("-o", "--output", metavar="FILE", help="show: where to draw, a PNG, SVG or PDF (kept.png)")
+    weights = "bench: models of published size with random weights, which time does not depend on"
+    p.add_argument("--random-weights", **many, metavar="MODEL", help=weights)
+    p.add_argument("--repeats", metavar="N", help="bench: how often each is measured (5)")
+    p.add_argument("--new-tokens", metavar="N", help="bench: of an answer (32)")
+    output = "show: where to draw, a PNG, SVG or PDF (kept.png); bench: a folder (results/bench)"
+    p.add_argument("-o", "--output", metavar="FILE", help=output)
     p.add_argument("--into", type=Path, metavar="DIR", help="merge: the folder that holds all")
     p.add_argument("--recordings", type=Path, metavar="DIR", help="conformance: where recordings of official code are")
     p.add_argument("--list", choices=["models", "methods", "data"], help="what can be named")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
+    for action in p._actions if command in _OWN else ():
+        if action.dest not in _OWN[command] | {"help", "command"}:
+            action.help = argparse.SUPPRESS
     return p
 
 
@@ -103,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), terminated_as_interrupted():
             warnings.showwarning = lambda message, *_: _warn(str(message), warned) if first else None
-            args = parser().parse_intermixed_args(argv)
+            given = sys.argv[1:] if argv is None else argv
+            asked = next((word for word in given if word in _COMMANDS), "run") if {"-h", "--help"} & {*given} else "run"
+            args = parser(asked).parse_intermixed_args(given)
             alone = args.list or args.dry_run or args.command != "run"  # work for one process
             return _dispatch(args) if first or not alone else 0
     except UserError as error:
@@ -147,7 +163,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         tell(args.list)
         return 0
     _check_flags(args)
-    if args.command in ("conformance", "prepare", "show", "compare", "merge"):
+    if args.command in ("conformance", "prepare", "show", "bench", "compare", "merge"):
         return int(getattr(commands, args.command)(args))
     if args.command == "status":
         from .status import command
@@ -167,18 +183,28 @@ def _dispatch(args: argparse.Namespace) -> int:
 
 
 _SHOWN = {"image", "video", "frames", "question", "budget", "output"}
+_LOADED = {"model", "method", "param", "checkpoint", "family", "protocol", "offline", "seed", "device", "dtype", "attn"}
 _OWN = {  # flags of a command
+    "bench": _LOADED | {"random_weights", "budget", "batch_size", "repeats", "new_tokens", "output", "quiet"},
     "conformance": {"method", "recordings", "param", "quiet"},
     "report": {"work_dir", "quiet"},
     "compare": {"names", "work_dir", "data"},
     "merge": {"names", "into"},
-    "show": _SHOWN
-    | {"model", "method", "param", "checkpoint", "family", "protocol", "prompt_style", "offline"}
-    | {"seed", "device", "dtype", "attn"},
+    "show": _LOADED | _SHOWN | {"prompt_style"},
     "status": {"work_dir"},
     "prepare": {"names", "source", "allow_missing", "fresh", "quiet"},
 }
-_FOREIGN = {"recordings", "source", "allow_missing", "into", "method", *_SHOWN}  # which `run` does not heed
+_FOREIGN = {
+    "recordings",
+    "source",
+    "allow_missing",
+    "into",
+    "method",
+    "random_weights",
+    "repeats",
+    "new_tokens",
+    *_SHOWN,
+}  # which `run` does not heed
 
 
 def _check_flags(args: argparse.Namespace) -> None:

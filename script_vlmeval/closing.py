@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from . import results
+from . import efficiency, loading, results
 from .cells import Cell
 from .errors import UserError, said_by
 from .files import disk
 from .plugin import Dataset, Worth
 from .report import write_predictions
 from .runtime import choose_device
-from .tally import Tally
+from .tally import Cost, Tally
 from .work import Options, Work
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def close(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> N
 
 def _answered(work: Work, dataset: Dataset, options: Options, outcome: Outcome) -> str:
     """The workbook and, unless answers alone were asked for, the score. Why there is none; '' where there is."""
-    tally = Tally.of(_records(work, dataset))
+    tally = Tally.of(_records(work, dataset), _cost(work, options))
     if unanswered := len(dataset.rows) - len(tally.predictions) - len(tally.failed):
         again = "without --mode eval" if options.mode == "eval" else "again"
         return f"{unanswered} of {len(dataset.rows)} rows have no answer: run it {again}"
@@ -69,6 +70,17 @@ def _answered(work: Work, dataset: Dataset, options: Options, outcome: Outcome) 
     # A failed row's cell stays empty: wrong.
     write_predictions(work.store.workbook, dataset.rows, tally.predictions)
     return _scored(work, dataset, tally, options, outcome) if options.mode != "infer" else ""
+
+
+def _cost(work: Work, options: Options) -> Cost | None:
+    """What the cell's samples cost, by the checkpoint's description and the precision of its answers; None where that is not to
+    be had, which is no reason to lose a score."""
+    try:
+        shape = loading.shape(options.models.record(work.cell.config.model))
+        return partial(efficiency.counted, shape, efficiency.BYTES[work.store.fingerprint["dtype"]])
+    except (UserError, KeyError) as error:
+        _log.debug("%s: no cost: %s", work.cell, error)
+        return None
 
 
 def _records(work: Work, dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -100,5 +112,7 @@ def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcom
         outcome.submissions.add(work.cell.benchmark)
     device = choose_device(options.device)
     result = results.result(work.cell, work.store.fingerprint, dataset, score, worth, tally, device, work.origin)
+    if work.since:
+        result["notes"].append(f"Scored by another version than answered: {'; '.join(work.since)}.")
     work.store.finish(result, worth.lines(tally.failed) if worth else None)
     return ""

@@ -143,14 +143,16 @@ def _tell(outcome: Outcome, work_dir: Path) -> None:
 
 
 def report(work_dir: Path) -> int:
+    """Exit status 0, or 1 where a cell cannot be read."""
     from .report import summarise, table
+    from .report.summary import UNREADABLE
 
     summary = summarise(work_dir)
     print(table(summary))
     print(f"Tables: {summary.workbook}" + (f"; plots: {summary.plots[0].parent}" if summary.plots else ""))
     if summary.page:
         print(f"To look at, kept tokens too: {summary.page}")
-    return 0
+    return int(UNREADABLE in summary.gaps.values())
 
 
 def show(args: argparse.Namespace) -> int:
@@ -175,6 +177,29 @@ def show(args: argparse.Namespace) -> int:
         models=models,
         style=settings["prompt-style"],
         **how,
+    )
+
+
+def bench(args: argparse.Namespace) -> int:
+    from .bench import command
+
+    sizes, args.batch_size = args.batch_size or [1], []
+    settings = study.settings(args)
+    drawn = set(args.random_weights)  # some have no record, and none needs a checkpoint
+    models = study.models_of(args, [c for c in map(Config.parse, args.model) if c.model not in drawn], settings["protocol"])
+    return command(
+        args.model,
+        random_weights=args.random_weights,
+        methods=args.method,
+        budgets=args.budget,
+        params=parse_params(args.param),
+        batch_sizes=sizes,
+        repeats=args.repeats or 5,
+        new_tokens=args.new_tokens or 32,
+        out=args.output or Path(str(settings["work-dir"])) / "bench",
+        models=models,
+        quiet=args.quiet,
+        **{name: settings[name] for name in ("seed", "device", "dtype", "attn")},
     )
 
 
@@ -245,6 +270,7 @@ def dry_run(configs: Sequence[Config], names: Sequence[str], work_dir: Path, mod
         for name in [benchmark.name for benchmark in expand(names)]:
             cell = there.get((str(config), name))
             state, answers = (cell.state, cell.answers) if cell else (MISSING, 0)
+            state = "partial" if cell and cell.lost else state
             counts[state] = counts.get(state, 0) + 1
             print(f"{state:8} {config}/{name}" + (f" ({answers} answers)" if answers and state != "done" else ""))
     print(", ".join(f"{n} {state}" for state, n in counts.items()))

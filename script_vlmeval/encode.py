@@ -124,3 +124,7 @@ class Chosen:
             self._keep |= {(group, b): keep for b, keep in zip(wanted, method.many(visual, wanted), strict=True)}
             self.seconds += time.perf_counter() - start
         return self._keep[group, k]
+
+    def forget(self) -> None:
+        """What was chosen of doubtful features."""
+        self._keep.clear()

@@ -82,7 +82,7 @@ class Kept:
         """From what `record` gave. ValueError for anything else."""
         try:
             return cls(tuple(map(Picture.of, record["pictures"])), str(record.get("relevance", "none")))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no record of kept tokens: {error}") from None
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import convert, hub
 from .backbones import BACKBONES, Backbone, published_clip
+from .efficiency import Shape
 from .errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -148,6 +149,14 @@ def layers(record: Backbone) -> int:
     """Layers of the language model: by the checkpoint's configuration where it is here, else as published."""
     folder = located(record)
     return record.layers if folder is None else convert.layers(folder)
+
+
+def shape(record: Backbone) -> Shape:
+    """Sizes of the language model, by the checkpoint's configuration alone. UserError where it is not here, or does not say."""
+    folder = located(record)
+    if folder is None:
+        raise UserError(f"The sizes of '{record.id}' are in its checkpoint {record.checkpoint}, which is not on this computer.")
+    return convert.shape(folder)
 
 
 def visual(record: Backbone) -> int:

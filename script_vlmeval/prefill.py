@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from . import plans, sequence
+from . import doubts, plans, sequence
 from .attention import Overheard, Pass
 from .encode import Chosen
+from .errors import UserError
 from .families import Family, Group
 from .methods import Method, Visual
 from .methods.base import require_finite
@@ -71,7 +72,7 @@ class Prefill:
             self.observer.settle()
         self.begin = x.shape[1]
         self.removed = valid.sum(1) - self.base.valid.sum(1)
-        self.padded = not bool(self.base.valid.all())
+        self.padded = not bool(self.base.valid.all()) if self.base.padded is None else self.base.padded
         # without positions a model counts the padding too, which methods would see in rotated keys
         self.counted = given is None and self.padded and bool(self.plan.inside)
         self.last_position = None if given is None else given[..., -1:].clone()
@@ -138,9 +139,17 @@ class Prefill:
         self, stage: int, x: Tensor, now: Stage, sizes: list[int], choose: Callable[[int, Tensor, int], Choice]
     ) -> tuple[Tensor, Stage]:
         """The sequence x (B, L, D) without the tokens that the method drops at this stage, and its bookkeeping."""
+        try:
+            with doubts.gathered():
+                return self._reduced(stage, x, now, [choose(u, x, k) for u, k in enumerate(sizes)])
+        except UserError:
+            if self.chosen is not None:
+                self.chosen.forget()  # it may hold what features chose that were found not to be finite since
+            raise
+
+    def _reduced(self, stage: int, x: Tensor, now: Stage, choices: list[Choice]) -> tuple[Tensor, Stage]:
         drop = torch.zeros_like(now.valid)
         origin = torch.arange(x.shape[1], device=x.device).repeat(len(x), 1)
-        choices = [choose(u, x, k) for u, k in enumerate(sizes)]
         x = x if all(tokens is None for _, tokens in choices) else x.clone()
         for u, (unit, (keep, tokens)) in enumerate(zip(self.units, choices, strict=True)):
             row = unit.row[:, None]

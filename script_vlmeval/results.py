@@ -1,4 +1,4 @@
-"""What `result.json` says of a finished cell: score, standard error, references, measured tokens, provenance."""
+"""What `result.json` says of a finished cell: score, standard error, references, measured tokens, their cost, provenance."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def result(
     checkpoint: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of result.json. `checkpoint`: what an `Origin` said."""
-    config, seconds = cell.config, tally.seconds
+    config, seconds, efficiency = cell.config, tally.seconds, tally.efficiency()
     return {
         "cell": {
             "config": str(config),
@@ -112,6 +112,7 @@ def result(
         "notes": [*dataset.notes, *score.notes],
         "reference": tiny.reference(dataset.name, dataset.rows) if dataset.kind == "embedded" else {},
         "tokens": tally.tokens(),
+        **({"efficiency": efficiency} if efficiency else {}),
         "seconds": seconds,
         "samples_per_second": len(tally.predictions) / seconds if seconds else None,
         "provenance": {"checkpoint": dict(checkpoint), **provenance(device)},

@@ -23,7 +23,10 @@ def let_go() -> None:
 @contextmanager
 def settled() -> Iterator[None]:
     """What is there now, hundreds of thousands of objects of imported packages, stays as long as this context: the garbage
-    collector need not walk through it each time."""
+    collector need not walk through it each time. A caller who did so already is left alone."""
+    if gc.get_freeze_count():
+        yield
+        return
     gc.freeze()
     try:
         yield

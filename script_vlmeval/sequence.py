@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .doubts import settle
+
 T = TypeVar("T")
 
 
@@ -93,6 +95,7 @@ class Stage:
     ragged: bool = False  # rows of unequal length: the mask must be explicit, also where transformers would give none
     flat: bool = False  # whether masks are (B, K), as for flash attention
     ahead: int = 0  # tokens that the cache holds before them
+    padded: bool | None = None  # whether some rows are shorter than others; None: nobody has looked
 
     @classmethod
     def whole(cls, valid: Tensor, rope: Any = None, mask: Tensor | None = None, flat: bool = False, ahead: int = 0) -> Stage:
@@ -106,12 +109,13 @@ class Stage:
     def shrink(self, keep: Tensor, moved: Tensor) -> tuple[Stage, Tensor]:
         """The stage without the positions that are not in keep (B, L), and the new place (B, L) of each old position."""
         keep = keep & self.valid  # padding that no row needs any more goes as well
-        m = int(keep.sum(1).max())  # the one host synchronisation of a stage: how long the longest row still is
+        counts = keep.sum(1)
+        m, least = settle(counts.max(), counts.min())  # the one host synchronisation of a stage: how long its rows still are
         step = torch.argsort(keep.to(torch.uint8), dim=1, stable=True)[:, -m:]
         valid = keep.gather(1, step)
-        rank = keep.long().cumsum(1) - 1 + (m - keep.sum(1, keepdim=True))
+        rank = keep.long().cumsum(1) - 1 + (m - counts[:, None])
         place = moved.gather(1, step)
-        ragged = self.rope is not None and not bool(valid.all())
+        ragged = self.rope is not None and least < m
         mask = self.mask
         if ragged and mask is None:
             mask = _real(self.valid, self.ahead) if self.flat else _causal(self.valid, self.ahead)
@@ -126,6 +130,7 @@ class Stage:
             ragged,
             self.flat,
             self.ahead,
+            least < m,
         )
         return shrunk, rank
 

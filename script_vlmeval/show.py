@@ -153,7 +153,7 @@ def _draw(wanted: Wanted, record: Backbone, models: Models, path: Path, style: s
     views = _views(shown)
     draw_sheet(Sheet(wanted.question, views, rows, whole, _maps(wanted, answers), _names(views, shown)), path)
     for panel in (whole, *(panel for row in rows for panel in row)):
-        print(f"{panel.title:24} {panel.note:40} {panel.text}")
+        print(f"{panel.title:24} {panel.note:40} {panel.text}" + f"  ({panel.clear})" * bool(panel.clear))
     print(f"Drawn: {path}")
 
 
@@ -178,6 +178,7 @@ def _answers(runtime: Runtime, wanted: Wanted, style: str, seed: int) -> dict[Co
 
 
 def _panel(config: Config, answer: Answer) -> Panel:
+    from .draw.clear import clear
     from .draw.sheet import Panel
 
     tokens, stages = answer.tokens, answer.kept.stages if answer.kept else []
@@ -187,7 +188,16 @@ def _panel(config: Config, answer: Answer) -> Panel:
     note = f"{mean}{tokens['visual_kept']:.4g} of {tokens['visual_full']:g} visual tokens"
     if layers:
         note += f", dropped before {'the model and ' * (0 in stages)}layer{'s' * (len(layers) > 1)} {', '.join(layers)}"
-    return Panel(title, note, answer.text or "(no answer)", answer.kept)
+    more = "" if config.full else clear(config)
+    return Panel(title, note, answer.text or "(no answer)", answer.kept, "; ".join(filter(None, [_merged(answer.kept), more])))
+
+
+def _merged(kept: Kept | None) -> str:
+    """How many tokens that stand at the end are nowhere in the picture."""
+    if kept is None or not kept.stages:
+        return ""
+    count = sum(part.merged[max(part.merged)] for part in kept.pictures if part.merged)
+    return f"{count} of them merged from many places and not drawn" if count else ""
 
 
 def _maps(wanted: Wanted, answers: Mapping[Config, Answer]) -> list[tuple[str, Kept]]:

@@ -63,7 +63,13 @@ def read(args: argparse.Namespace) -> tuple[list[Config], list[str], dict[str, A
 def settings(args: argparse.Namespace, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Every option: the flags, over those of a study, over the defaults. UserError for what cannot be."""
     found = DEFAULTS | dict(options or {})
-    found |= {k: v for k in DEFAULTS if (v := getattr(args, k.replace("-", "_"))) is not None}
+    found |= {k: v for k in DEFAULTS if (v := getattr(args, k.replace("-", "_"))) not in (None, [])}
+    if isinstance(sizes := found["batch-size"], list):
+        if len(sizes) > 1:
+            raise UserError(
+                f"--batch-size {' '.join(sizes)}: answers are given in one size of batch; `run.py bench` takes several."
+            )
+        found["batch-size"] = sizes[0]
     for key, least in (("limit", 1), ("batch-size", 1), ("seed", 0), ("max-failures", 0), ("atlas", 0)):
         if (key, found[key]) != ("batch-size", "auto"):
             found[key] = _integer(key, found[key], least)

@@ -22,17 +22,20 @@ from .backbones import CLIPS, Backbone
 from .benchmarks import Benchmark
 from .cells import Cell, Config
 from .errors import UserError
+from .files import read_json
 from .methods import Method
 from .plugin import SAMPLER, Dataset, host_label, open_dataset
 from .results import Origin
 from .runtime import choose_device, choose_dtype, per_tile, relevance_of
-from .store import CellStore
+from .store import CELL, CellStore
 from .work import Chunk, Job, Options, Table, Work
 
 _SHARED = (
     "methods/base methods/_wrap kernels prune prefill plans observe tower sequence query families attention runtime encode "
     "inputs pictures loading convert prompts video scoring"
 ).split()
+# what answers depend on and their scores do not, or as they are now: `--mode eval` takes these as they were
+_ANSWERING = ("code", "dtype", "attn", "host", *results.DECISIVE)
 _LENGTHS = ("question", "hint", "A", "B", "C", "D", "E", "F", "ocr_tokens")  # cells that make one prompt longer than another
 _FEW = 32  # rows that are worth asking together
 _log = logging.getLogger(__name__)
@@ -79,8 +82,13 @@ def job(asked: Backbone, made: Mapping[Config, Method], datasets: Sequence[tuple
 
 def _work(cell: Cell, method: Method, record: Backbone, origin: Origin, dataset: Dataset, options: Options) -> Work:
     settings = fingerprint(cell, method, record, origin, dataset, options)
-    store = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings)
-    return Work(cell, method, store, np.ones(len(dataset.rows), dtype=bool), origin=origin.said())
+    store, since = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings), list[str]()
+    if options.mode == "eval" and (there := read_json(store.folder / CELL)):
+        since = [f"{key} {there.get(key)} -> {settings.get(key)}" for key in _ANSWERING if there.get(key) != settings.get(key)]
+        settings = {key: value for key, value in settings.items() if key not in _ANSWERING}
+        settings |= {key: there[key] for key in _ANSWERING if key in there}
+        store = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings)
+    return Work(cell, method, store, np.ones(len(dataset.rows), dtype=bool), origin=origin.said(), since=since)
 
 
 def _find_twins(record: Backbone, dataset: Dataset, works: Sequence[Work]) -> None:
@@ -132,14 +140,14 @@ def _take_up(work: Work, dataset: Dataset, judge: str) -> None:
     found = ((find(row["index"]), dataset.stamp(row)) for row in dataset.rows)
     work.missing[:] = [line is None or not line.answered or line.stamp != stamp for line, stamp in found]
     result = None if work.missing.any() else work.store.result()
-    work.finished = result is not None and result["failed"] == 0 and _as_judged(result, dataset, judge)
+    work.finished = result is not None and result.get("failed") == 0 and _as_judged(result, dataset, judge)
 
 
 def _as_judged(result: Mapping[str, Any], dataset: Dataset, judge: str) -> bool:
     """Whether a score is the one that a judge of that label, '' for none, would give by the words and readings of today."""
     if not judge or not dataset.judgeable:
         return True
-    return result.get("judge") == judge and dataset.judged_by(judge) in ("", result["scorer"])
+    return result.get("judge") == judge and dataset.judged_by(judge) in ("", result.get("scorer"))
 
 
 def check_judge(datasets: Sequence[tuple[Benchmark, Dataset]], jobs: Sequence[Job], options: Options) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,31 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMUData", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> None:
+    """Whatever is there before a file's tests stays, and collections of garbage pass over it: through the million objects that
+    the host and transformers make, each takes a third of a second, and over the suite that adds up to minutes."""
+    gc.collect()
+    gc.freeze()
+
+
+gc.set_threshold(10_000)  # young objects, too, are looked through less often than by default: most tests make a few thousand
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """While modules are imported, a quarter of the time would go into looking for garbage that is not there."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # what is never let go is complained of by extension modules at the end of a process
 
 
 @pytest.fixture
@@ -114,8 +140,11 @@ def shared() -> Path:
 DRAWN = ("test_plots", "test_report", "test_sheets", "test_page", "test_summary", "test_sweep")  # what looks at a folder's plots
 
 
-@pytest.fixture(autouse=True)
-def few_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep ends with a folder of plots, which takes longer than all the rest of a small one: elsewhere `accuracy.png` does."""
-    if request.path.stem not in DRAWN:
-        monkeypatch.setattr("script_vlmeval.report.files.plots", lambda *_: [])
+@pytest.fixture(scope="module", autouse=True)
+def few_plots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A sweep ends with a folder of plots, which takes longer than all the rest of a small one: elsewhere `accuracy.png` does.
+    Of a module, so that sweeps which fixtures make once for all its tests have none either."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in DRAWN:
+            patch.setattr("script_vlmeval.report.files.plots", lambda *_: [])
+        yield

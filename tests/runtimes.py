@@ -97,10 +97,7 @@ def lightly() -> Iterator[None]:
     with contextlib.suppress(ImportError, UserError):  # without VLMEvalKit there is less to pass over
         warm()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+    yield
 
 
 Loader = Callable[[Any], Any] | None  # the stand-in for a model's record; None: the model itself

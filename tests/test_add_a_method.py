@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 import subprocess
@@ -296,42 +297,64 @@ def project(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def told(project: Path, *argv: str) -> str:
-    done = subprocess.run([sys.executable, *argv], cwd=project, capture_output=True, text=True, check=False)
+# Several runs in one process, which imports everything once: arguments in, what each says out. An odd end fails all.
+RUNS = """
+import contextlib, io, json, sys
+from script_vlmeval.cli import main
+from script_vlmeval import methods, plugin
+
+def said(argv):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(argv) == 0, argv
+    return out.getvalue()
+
+runs = {name: said(argv) for name, argv in json.loads(sys.argv[1]).items()}
+runs["plan"] = str(methods.get_method("script+late").plan(36, 144, 6))
+runs["file"] = methods.__file__
+runs["sources"] = str(methods.sources("zooprune"))
+runs["plugin"] = str("tiny_zooprune_16" in plugin.config_names())
+runs["parameters"] = str(methods.get_method("zooprune", step=0.1, merge="mean", centre="sigmoid").parameters())
+print(json.dumps(runs))
+"""
+LATE = re.findall(r"`(tiny_[\w+]*late_\d+)`", TEXT)
+
+
+@pytest.fixture(scope="module")
+def told(project: Path) -> dict[str, str]:
+    """What the copy says of the files, each in the words of the page."""
+    named = next(line for line in TEXT.splitlines() if "tiny_zooprune_16 --param" in line).split()
+    dry = ["--checkpoint", f"tiny={ASSETS}", "--dry-run"]
+    argv = {
+        "list": ["--list", "methods"],
+        "named": [*named[named.index("run.py") + 1 :], *dry],
+        "late": ["--data", "ShapesVQA", "--model", *LATE, *dry],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, json.dumps(argv)], cwd=project, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
 
 
-def test_dropped_into_the_folder_it_is_listed(project: Path):
-    out = told(project, "run.py", "--list", "methods")
-    (line,) = [line for line in out.splitlines() if line.startswith("zooprune ")]
+def test_dropped_into_the_folder_it_is_listed(told: dict[str, str]):
+    (line,) = [line for line in told["list"].splitlines() if line.startswith("zooprune ")]
     for part in ("encoded, project, seed", "directions=64, step=0.01, merge='none', centre='none'", "The most sensitive token"):
         assert part in line
 
 
-def test_its_configurations_can_be_named(project: Path):
-    argv = next(line for line in TEXT.splitlines() if "tiny_zooprune_16 --param" in line).split()[1:]
-    assert "missing  tiny_zooprune_16/ShapesVQA" in told(project, *argv, "--checkpoint", f"tiny={ASSETS}", "--dry-run")
+def test_its_configurations_can_be_named(told: dict[str, str]):
+    assert "missing  tiny_zooprune_16/ShapesVQA" in told["named"]
 
 
-def test_the_one_inside_can_be_named_alone_and_in_a_hybrid(project: Path):
-    names = re.findall(r"`(tiny_[\w+]*late_\d+)`", TEXT)
-    assert names == ["tiny_late_72", "tiny_script+late_36"]
-    out = told(project, "run.py", "--data", "ShapesVQA", "--model", *names, "--checkpoint", f"tiny={ASSETS}", "--dry-run")
-    assert all(f"missing  {name}/ShapesVQA" in out for name in names)
-    code = "from script_vlmeval.methods import get_method; print(get_method('script+late').plan(36, 144, 6))"
-    assert told(project, "-c", code).strip() == "{0: 72, 2: 18}"  # as the text says
+def test_the_one_inside_can_be_named_alone_and_in_a_hybrid(told: dict[str, str]):
+    assert LATE == ["tiny_late_72", "tiny_script+late_36"]
+    assert all(f"missing  {name}/ShapesVQA" in told["late"] for name in LATE)
+    assert told["plan"] == "{0: 72, 2: 18}"  # as the text says
 
 
-def test_it_is_known_everywhere(project: Path):
+def test_it_is_known_everywhere(project: Path, told: dict[str, str]):
     """To the registry, with its options; to the names that VLMEvalKit gets; to the fingerprint."""
-    code = (
-        "from script_vlmeval import methods, plugin;"
-        "print(methods.__file__, methods.sources('zooprune'), 'tiny_zooprune_16' in plugin.config_names());"
-        "print(methods.get_method('zooprune', step=0.1, merge='mean', centre='sigmoid').parameters())"
-    )
-    out = told(project, "-c", code)
-    assert str(project) in out.split()[0]
-    assert "zooprune.py" in out
-    assert "True\n" in out
-    assert "{'directions': 64, 'step': 0.1, 'centre': 'sigmoid', 'merge': 'mean'}" in out
+    assert str(project) in told["file"]
+    assert "zooprune.py" in told["sources"]
+    assert told["plugin"] == "True"
+    assert told["parameters"] == "{'directions': 64, 'step': 0.1, 'centre': 'sigmoid', 'merge': 'mean'}"

@@ -19,7 +19,7 @@ FILE_LINES, FUNCTION_LINES = 350, 60
 ROWS = {
     16: "run cli",
     15: "commands",
-    14: "sweep study status show compare merge",
+    14: "sweep study status show compare merge bench",
     13: "asking survey closing",
     12: "results work wording atlas",
     11: "report plugin",
@@ -33,8 +33,8 @@ ROWS = {
     3: "query attention offers",
     2: "methods prompts store counts",
     1: "kernels sequence trace scoring cells celltext files shapes hub video judge "
-    "ranks ahead batches progress stopping tally pictures room cache stats kept published",
-    0: "errors recent",
+    "ranks ahead batches progress stopping tally pictures room cache stats kept published efficiency",
+    0: "errors recent doubts",
 }
 ROW = {module: row for row, modules in ROWS.items() for module in modules.split()}
 ABOVE = {("run", "cli")}  # within a row
@@ -52,7 +52,7 @@ ONLY = {
     "openai": "judge",
     "av": "video prepare",
     "pyarrow": "prepare",
-    "transformers": "tiny loading convert inputs prune families query attention cache begun",
+    "transformers": "tiny loading convert inputs prune families query attention cache begun bench",
 }
 # A method is a pure function of tensors; these see nothing but the standard library and, at most, this.
 PURE = {

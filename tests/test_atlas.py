@@ -83,6 +83,24 @@ def test_it_is_made_once_for_the_same_rows(tmp_path: Path):
     assert len(samples(folder)) == 2
 
 
+def test_it_says_of_which_table_it_is(tmp_path: Path):
+    """Equal rows of another table, or of an earlier version that did not say: the pictures stay, the word is put right."""
+    found = dataset({"1": [image(saved(tmp_path / "a.png"))]})
+    folder = atlas.write(tmp_path, found)
+    assert folder is not None
+    made = json.loads((folder / "atlas.json").read_text())
+    assert made["data"] == "digest"
+    (folder / "0-0.jpg").write_bytes(b"as it was")
+    for before in ({**made, "data": "another"}, {key: value for key, value in made.items() if key != "data"}):
+        (folder / "atlas.json").write_text(json.dumps(before))
+        atlas.write(tmp_path, found)
+        assert json.loads((folder / "atlas.json").read_text()) == made
+    assert (folder / "0-0.jpg").read_bytes() == b"as it was"
+    (folder / "atlas.json").write_text(json.dumps({**made, "rows": "others"}))
+    atlas.write(tmp_path, found)
+    assert (folder / "0-0.jpg").read_bytes() != b"as it was"
+
+
 def test_what_is_killed_in_the_middle_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shown = {"1": [image(saved(tmp_path / "a.png"))]}
     before = atlas.write(tmp_path, dataset(shown))

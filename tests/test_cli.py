@@ -102,3 +102,22 @@ def test_run_py_reports_errors_without_a_traceback():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "at least 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "there", "gone"),
+    [
+        (["--help"], ["--judge", "--image", "--into"], []),
+        (["show", "--help"], ["--image", "--method", "--device"], ["--judge", "--into", "--max-failures"]),
+        (["--help", "merge"], ["--into"], ["--model", "--image"]),
+    ],
+)
+def test_a_command_s_help_shows_what_it_heeds(
+    argv: list[str], there: list[str], gone: list[str], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    options = capsys.readouterr().out.partition("options:")[2].partition("examples:")[0]
+    assert end.value.code == 0
+    assert all(flag in options for flag in there)
+    assert not any(flag in options for flag in gone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_two_configurations_of_one_folder(tmp_path: Path, capsys: pytest.Capture
     assert compare.command("tiny_script_16", "tiny_full", tmp_path) == 0
     lines = lines_of(capsys)
     row = row_of(lines, "GQA")
-    data = stats.Resampled([[100 * a, 100 * b] for a, b in zip(PRUNED, FULL, strict=True)], [i // 2 for i in range(24)])
+    data = stats.Paired([[100 * a, 100 * b] for a, b in zip(PRUNED, FULL, strict=True)], [i // 2 for i in range(24)])
     exact = data.difference(0, 1)
     assert (row["n"], row["clusters"], row["A"], row["B"]) == ("24", "12", "41.67", "83.33")
     assert (row["A - B"], row["95 %"]) == ("-41.67", f"[{exact.low:+.2f}, {exact.high:+.2f}]")
@@ -111,7 +112,58 @@ def test_a_small_difference_is_not_told_apart_and_none_is_none(tmp_path: Path, c
     assert row_of(lines_of(capsys), "GQA")["verdict"] == "cannot tell"
     compare.command("tiny_script_16", "tiny_full", tmp_path)
     row = row_of(lines_of(capsys), "GQA")
-    assert (row["95 %"], row["p"], row["verdict"]) == ("[+0.00, +0.00]", "1.0000", "no difference")
+    assert (row["95 %"], row["p"], row["verdict"]) == ("[+0.00, +0.00]", "1.0000", "no row differs")
+
+
+def test_verdicts_go_by_the_adjusted_p(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("GQA", "POPE", "TextVQA"):
+        cell(tmp_path, "tiny_full", [1] * 24, name)
+        cell(tmp_path, "tiny_script_16", [0, 1, 1, 1] * 6, name)
+    compare.command("tiny_script_16", "tiny_full", tmp_path, ["GQA"])
+    assert row_of(lines_of(capsys), "GQA")["verdict"] == "A is worse"
+    compare.command("tiny_script_16", "tiny_full", tmp_path)
+    row = row_of(lines_of(capsys), "GQA")
+    assert float(row["p"]) < 0.05 < float(row["Holm p"])
+    assert row["verdict"] == "cannot tell"
+
+
+def test_rows_that_cancel_do_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cell(tmp_path, "tiny_full", [1, 0] * 12)
+    cell(tmp_path, "tiny_script_16", [0, 1] * 12)
+    compare.command("tiny_script_16", "tiny_full", tmp_path)
+    row = row_of(lines_of(capsys), "GQA")
+    assert (row["A - B"], row["verdict"]) == ("+0.00", "cannot tell")
+
+
+def test_the_overall_line_is_the_mean_of_the_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The same rows on two benchmarks are two samples, not one counted twice."""
+    for name in ("GQA", "POPE"):
+        cell(tmp_path, "tiny_full", FULL, name)
+        cell(tmp_path, "tiny_script_16", PRUNED, name)
+    compare.command("tiny_script_16", "tiny_full", tmp_path)
+    (overall,) = [line for line in lines_of(capsys) if line.startswith("Overall")]
+    both = [[100 * a, 100 * b] for a, b in zip(PRUNED, FULL, strict=True)]
+    ratio = stats.Paired(both, [i // 2 for i in range(24)]).ratio(0, 1)
+    mean = stats.mean_of_ratios([ratio, ratio])
+    assert f"50.00 (95 %: [{mean.low:.2f}, {mean.high:.2f}])" in overall
+    for name in ("GQA", "POPE"):
+        cell(tmp_path, "tiny_random_16", [0] * 24, name)
+    compare.command("tiny_random_16", "tiny_full", tmp_path)
+    (overall,) = [line for line in lines_of(capsys) if line.startswith("Overall")]
+    assert overall.endswith("0.00 (95 %: -): cannot tell")
+
+
+def test_failed_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cell(tmp_path, "tiny_full", FULL, failed=1)
+    cell(tmp_path, "tiny_script_16", PRUNED, failed=2)
+    compare.command("tiny_script_16", "tiny_full", tmp_path)
+    lines = lines_of(capsys)
+    assert "GQA: 2 rows of A failed and count as wrong." in lines
+    assert "GQA: 1 row of B failed and counts as wrong." in lines
+    cell(tmp_path, "tiny_full", FULL, "POPE")
+    cell(tmp_path, "tiny_random_16", PRUNED, "POPE")
+    compare.command("tiny_random_16", "tiny_full", tmp_path, ["POPE"])
+    assert not any("failed" in line for line in lines_of(capsys))
 
 
 def test_settings_beside_the_method_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -133,7 +185,7 @@ def test_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     cell(tmp_path / "a", "tiny_cdpruner_16", PRUNED)  # which one alone has
     assert compare.command(str(tmp_path / "a"), str(tmp_path / "b"), tmp_path) == 0
     lines = lines_of(capsys)
-    assert row_of(lines, "tiny_full/GQA")["verdict"] == "no difference"
+    assert row_of(lines, "tiny_full/GQA")["verdict"] == "no row differs"
     assert any("torch: 2.9 -> 2.15  (2 cells)" in line for line in lines)
     assert not any("cdpruner" in line or "Other answers" in line for line in lines)
 
@@ -152,6 +204,18 @@ def test_half_precision_may_explain_them(tmp_path: Path, capsys: pytest.CaptureF
     cell(tmp_path / "b", "tiny_full", FULL, settings={"dtype": "bfloat16"}, said={3: "zero"})
     compare.command(f"{tmp_path}/a/tiny_full", f"{tmp_path}/b/tiny_full", tmp_path)
     assert "half precision: rounding goes with the batch" in capsys.readouterr().out
+
+
+def test_answers_that_are_not_there_are_not_other_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cell(tmp_path / "a", "tiny_full", FULL)
+    path = cell(tmp_path / "b", "tiny_full", FULL) / "predictions.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:20]))
+    for kept in (20, 0):
+        assert compare.command(str(tmp_path / "a"), str(tmp_path / "b"), tmp_path) == 0
+        lines = lines_of(capsys)
+        assert f"Answers not compared, tiny_full/GQA: '{path.parent}' holds {kept} of 24." in lines
+        assert not any("Other answers" in line for line in lines)
+        path.unlink(missing_ok=True)
 
 
 def test_one_configuration_of_each_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -204,9 +268,52 @@ def test_without_worths_the_command_that_writes_them_is_named(tmp_path: Path, ca
 
 def test_damaged_worths(tmp_path: Path):
     cell(tmp_path, "tiny_full", FULL)
-    folder = cell(tmp_path, "tiny_script_16", PRUNED)
-    (folder / "worth.jsonl").write_text("not json\n")
-    assert "no readable worth.jsonl" in refused("tiny_full", "tiny_script_16", tmp_path)
+    path = cell(tmp_path, "tiny_script_16", PRUNED) / "worth.jsonl"
+    path.write_text(path.read_text() + "not json\n")
+    message = refused("tiny_full", "tiny_script_16", tmp_path)
+    assert f"'{path}' is damaged: line 25 is not JSON" in message
+    assert "run.py --mode eval --model tiny_script_16 --data GQA" in message
+
+
+@pytest.mark.parametrize("unknown", [24, 3])
+def test_rows_without_points(tmp_path: Path, unknown: int):
+    """Where no row has any, scoring again would say no more; where some have none, the file is not what was written."""
+    cell(tmp_path, "tiny_full", FULL)
+    path = cell(tmp_path, "tiny_script_16", PRUNED) / "worth.jsonl"
+    lines = [json.loads(line) | ({"points": None} if i < unknown else {}) for i, line in enumerate(path.open())]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    message = refused("tiny_full", "tiny_script_16", tmp_path)
+    assert ("--mode eval" in message) == (unknown == 3)
+    assert ("cannot be compared row by row" in message) == (unknown == 24)
+
+
+def test_a_figure_beyond_all_numbers_is_no_result(tmp_path: Path):
+    cell(tmp_path, "tiny_full", FULL)
+    cell(tmp_path, "tiny_script_16", PRUNED, score=10**400)
+    assert "holds no result of this program" in refused("tiny_full", "tiny_script_16", tmp_path)
+
+
+def test_nothing_in_common(tmp_path: Path):
+    """What each has is named; running again is advised where something is unfinished alone."""
+    cell(tmp_path, "tiny_full", FULL)
+    folder = cell(tmp_path, "tiny_script_16", PRUNED, "POPE")
+    message = refused("tiny_full", "tiny_script_16", tmp_path)
+    assert "no finished cell that both have: 'tiny_full' has GQA; 'tiny_script_16' has POPE." in message
+    assert "the same run again" not in message
+    named = refused("tiny_full", "tiny_script_16", tmp_path, ["GQA"])
+    assert "'tiny_script_16' has no result on GQA: it has POPE." in named
+    assert "the same run again" not in named
+    (folder / "result.json").unlink()
+    for message in (refused("tiny_full", "tiny_script_16", tmp_path, data) for data in ([], ["GQA"])):
+        assert "has none." in message
+        assert f"`run.py status --work-dir {tmp_path}` says what is done; the same run again finishes the rest." in message
+    cell(tmp_path / "a", "tiny_full", FULL)
+    for name in ("GQA", "POPE", "MME", "TextVQA", "VizWiz", "SEEDBench_IMG", "ScienceQA_TEST", "MMStar", "AI2D_TEST"):
+        cell(tmp_path / "b", "tiny_script_16", PRUNED, name)
+    message = refused(str(tmp_path / "a"), str(tmp_path / "b"), tmp_path)
+    assert "has tiny_full/GQA; " in message
+    assert "tiny_script_16/POPE" in message
+    assert ", 1 more." in message
 
 
 def test_names(tmp_path: Path):
@@ -216,5 +323,3 @@ def test_names(tmp_path: Path):
     assert "neither a folder of results nor a configuration" in refused("tiny_full", "tiny_full", tmp_path / "none")
     assert "the same results" in refused("tiny_full", "tiny_full", tmp_path)
     assert "name two of a kind" in refused(str(tmp_path), "tiny_full", tmp_path)
-    assert "no finished cell that both have" in refused("tiny_full", "tiny_script_16", tmp_path)
-    assert "'tiny_script_16' has no result on GQA" in refused("tiny_full", "tiny_script_16", tmp_path, ["GQA"])

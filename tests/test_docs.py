@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,24 @@ def test_paths_are_found_in_links_and_in_backticks(tmp_path: Path):
 def test_named_files_exist(document: Path):
     missing = {str(p) for p in linked(document) | mentioned(document) if not p.exists()}
     assert not missing, f"{document.name} names what does not exist: {sorted(missing)}"
+
+
+def scripts(document: Path) -> list[str]:
+    """Python that a document hands to an interpreter."""
+    return re.findall(r"^python - <<'EOF'\n(.*?)^EOF$", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+COSTS = ROOT / "docs" / "performance.md"
+
+
+def test_both_scripts_of_costs_are_found():
+    assert len(scripts(COSTS)) == 2
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_table_of_costs_is_what_its_script_prints(number: int):
+    printed = StringIO()
+    with redirect_stdout(printed):
+        exec(scripts(COSTS)[number], {})
+    assert printed.getvalue()
+    assert f"|\n{printed.getvalue()}\n" in COSTS.read_text(encoding="utf-8")

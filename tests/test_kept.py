@@ -58,6 +58,8 @@ def test_bits_are_packed_from_the_most_significant_on():
     "change",
     [
         {"grid": [2]},
+        {"grid": [float("inf"), 2]},
+        {"grid": [float("nan"), 2]},
         {"tiles": [[0, 0, 1]]},
         {"stages": {"0": "!"}},
         {"stages": {"0": "AAAA"}},

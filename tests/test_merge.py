@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +17,7 @@ from conftest import ROOT
 
 from script_vlmeval import merge
 from script_vlmeval.errors import UserError
+from script_vlmeval.merge import writing
 from script_vlmeval.store import CellStore
 
 SETTINGS = {"method gamma": 1.0, "dtype": "float32", "data": "d1", "rows": 4}
@@ -157,17 +160,195 @@ def test_the_target_may_hold_cells(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "all" / merge.STAGE).exists()
 
 
-def test_pictures_come_along(tmp_path: Path):
+def test_worth_is_preferred_to_none(tmp_path: Path):
+    (cell(tmp_path / "all").folder / "worth.jsonl").unlink()
+    cell(tmp_path / "b")
+    merge.command([tmp_path / "b"], tmp_path / "all")
+    assert (merged(tmp_path / "all").folder / "worth.jsonl").exists()
+
+
+@pytest.mark.parametrize("bad", [{"failed": None}, {"failed": "x"}, {"failed": 0.5}, {"n": None}, {"n": "4"}], ids=str)
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_result_that_counts_no_rows_is_the_lesser_one(tmp_path: Path, bad: dict[str, Any], order: str):
+    cell(tmp_path / "a", result={**bad, "score": 1.0})
+    cell(tmp_path / "b")
+    merge.command([tmp_path / name for name in order], tmp_path / "all")
+    assert (merged(tmp_path / "all").result() or {})["score"] == 50.0
+
+
+def test_a_joined_file_has_a_line_for_each_row(tmp_path: Path):
+    cell(tmp_path / "a", {"0": "", "1": "", "2": "!"}, done=False)
+    cell(tmp_path / "b", {"1": "", "2": "!", "3": ""}, done=False)
+    merge.command([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    lines = (merged(tmp_path / "all").folder / "predictions.jsonl").read_bytes().splitlines()
+    assert sorted(json.loads(line)["index"] for line in lines) == list(ROWS)
+
+
+# results without their answers ---------------------------------------------------------------------------------------------
+
+
+def bare(work_dir: Path, **more: Any) -> CellStore:
+    """A finished cell whose answers were not handed on."""
+    store = cell(work_dir, **more)
+    (store.folder / "predictions.jsonl").unlink()
+    return store
+
+
+def test_a_result_alone_comes_along(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    bare(tmp_path / "a")
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    assert (merged(tmp_path / "all").result() or {})["score"] == 50.0
+    assert "4 of its answers are missing on disk" in caplog.text
+    assert str(merged(tmp_path / "a").folder) in caplog.text
+
+
+def test_a_result_alone_gives_way_to_the_same_one_with_answers(tmp_path: Path):
+    bare(tmp_path / "all")
+    cell(tmp_path / "a")
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    assert said(merged(tmp_path / "all")).keys() == set(ROWS)
+    before = contents(tmp_path / "all")
+    bare(tmp_path / "b")
+    merge.command([tmp_path / "b"], tmp_path / "all")
+    assert contents(tmp_path / "all") == before
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"result": {"score": 10.0}}, "score: 99.0 and 10.0"),
+        ({"settings": {"dtype": "float16"}, "result": {"score": 99.0}}, "dtype: float32 and float16"),
+        ({"rows": "012", "result": {"score": 99.0}}, "results of other rows"),
+        ({"rows": {"0": "", "1": "", "2": "", "3": "!"}, "result": {"score": 99.0}}, "results of other rows"),
+        ({"done": False}, "a result without its answers"),
+        ({"rows": "01", "done": False}, "a result without its answers"),
+    ],
+    ids=str,
+)
+def test_a_result_alone_is_compared(tmp_path: Path, other: dict[str, Any], why: str):
+    bare(tmp_path / "all", result={"score": 99.0})
+    cell(tmp_path / "a", **other)
+    message = refused([tmp_path / "a"], tmp_path / "all").replace("10.0 and 99.0", "99.0 and 10.0")
+    assert why in message
+
+
+def test_a_result_alone_is_not_lost_among_answers_to_be_joined(tmp_path: Path):
+    bare(tmp_path / "a")
+    cell(tmp_path / "b", "01", done=False)
+    cell(tmp_path / "c", "12", done=False)
+    assert "a result without its answers in" in refused([tmp_path / name for name in "abc"], tmp_path / "all")
+    failed = {"0": "", "1": "!", "2": "", "3": ""}
+    bare(tmp_path / "d", rows=failed)
+    cell(tmp_path / "e", failed)  # done likewise, until another has the row that failed
+    merge.command([tmp_path / "d", tmp_path / "e"], tmp_path / "both")
+    assert "a result without its answers in" in refused([tmp_path / name for name in "dec"], tmp_path / "all")
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_answers_that_are_missing_are_told(tmp_path: Path, left: int, caplog: pytest.LogCaptureFixture):
+    path = cell(tmp_path / "a", {"0": "", "1": "", "2": "", "3": "!"}).folder / "predictions.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:left]))
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    lost = f"{path.parent}: done, but {3 - left} of its answers are missing on disk"
+    assert (lost in caplog.text) == (left < 3)
+    assert ("missing" in caplog.text) == (left < 3)
+    caplog.clear()
+    cell(tmp_path / "b", "3", done=False)
+    if left:
+        merge.command([tmp_path / "b", tmp_path / "a"], tmp_path / "joined")
+        assert "missing" not in caplog.text  # nothing that is joined is done
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_lines_that_cannot_be_read_are_told(tmp_path: Path, several: bool, caplog: pytest.LogCaptureFixture):
+    folder = cell(tmp_path / "a", "01", done=False).folder
+    if several:
+        cell(tmp_path / "b", "01", done=False)
+    with open(folder / "predictions.jsonl", "ab") as file:
+        file.write(b"{damaged}\n")
+    merge.command([tmp_path / "a", *[tmp_path / "b"] * several], tmp_path / "all")
+    assert f"{folder}: skipped 1 unreadable" in caplog.text
+
+
+# pictures ------------------------------------------------------------------------------------------------------------------
+
+
+def atlas(work_dir: Path, rows: int, mark: str = "", table: str | None = None) -> Path:
+    """Pictures of so many rows. table: the digest that they are signed with."""
+    folder = work_dir / "atlas" / "ShapesVQA"
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").write_text("{}\n" * rows)
+    (folder / "0-0.jpg").write_text(mark)
+    if table:
+        (folder / "atlas.json").write_text(json.dumps({"rows": "r", "data": table}))
+    return folder
+
+
+def shown(work_dir: Path) -> tuple[int, str, Any]:
+    """Rows, mark and signature of the pictures in a work dir."""
+    folder = work_dir / "atlas" / "ShapesVQA"
+    made = folder / "atlas.json"
+    table = json.loads(made.read_text()).get("data") if made.exists() else None
+    return (folder / "samples.jsonl").read_text().count("\n"), (folder / "0-0.jpg").read_text(), table
+
+
+def test_pictures_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name, rows in (("a", 2), ("b", 3)):
         cell(tmp_path / name)
-        folder = tmp_path / name / "atlas" / "ShapesVQA"
-        folder.mkdir(parents=True)
-        (folder / "samples.jsonl").write_text("{}\n" * rows)
-        (folder / "0-0.jpg").write_bytes(b"a picture")
+        atlas(tmp_path / name, rows, name)
     merge.command([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
-    folder = tmp_path / "all" / "atlas" / "ShapesVQA"
-    assert (folder / "samples.jsonl").read_text().count("\n") == 3
-    assert (folder / "0-0.jpg").exists()
+    assert shown(tmp_path / "all") == (3, "b", "d1")
+    assert "pictures of 1 benchmark." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_pictures_of_no_more_rows_do_not_replace_the_targets(tmp_path: Path, rows: int):
+    cell(tmp_path / "all")
+    cell(tmp_path / "a", config="tiny_full")
+    atlas(tmp_path / "all", 3, "mine")
+    atlas(tmp_path / "a", rows, "theirs")
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    assert shown(tmp_path / "all") == (3, "mine", None)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_pictures_of_another_table_do_not_replace_the_targets(
+    tmp_path: Path, signed: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    """What is not signed is of the table that the cells beside it were asked of, and signed as soon as others join them."""
+    cell(tmp_path / "all")
+    atlas(tmp_path / "all", 1, "mine", "d1" if signed else None)
+    for config in ("tiny_full", "tiny_script_8"):
+        cell(tmp_path / "a", config=config, settings={"data": "d2"})
+    atlas(tmp_path / "a", 5, "theirs", "d2" if signed else None)
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    assert shown(tmp_path / "all") == (1, "mine", "d1")
+    assert "ShapesVQA: its cells were asked of 2 tables (d2: 2 cells, d1: 1 cell)" in caplog.text
+    assert "pictures are shown of d1 alone" in caplog.text
+    assert "pictures of" not in capsys.readouterr().out
+
+
+def test_of_several_tables_the_pictures_of_most_cells_are_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    cell(tmp_path / "a", settings={"data": "d2"})
+    atlas(tmp_path / "a", 9, "few")
+    for config in ("tiny_full", "tiny_script_8"):
+        cell(tmp_path / "b", config=config)
+    atlas(tmp_path / "b", 2, "many")
+    merge.command([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert shown(tmp_path / "all") == (2, "many", "d1")
+    assert "2 tables" in caplog.text
+
+
+def test_pictures_that_no_cell_was_asked_of_stay_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    cell(tmp_path / "a")
+    atlas(tmp_path / "a", 9, "foreign", "d7")
+    cell(tmp_path / "b", config="tiny_full")
+    atlas(tmp_path / "b", 2, "own", "d1")
+    atlas(tmp_path / "all", 9, "foreign", "d7")
+    merge.command([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert shown(tmp_path / "all") == (2, "own", "d1")
+    assert not caplog.text
 
 
 # refusals ------------------------------------------------------------------------------------------------------------------
@@ -211,6 +392,86 @@ def test_another_judge(tmp_path: Path):
     assert "judge: gpt-4 and qwen" in refused([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
 
 
+def test_another_score_of_the_same_answers(tmp_path: Path):
+    cell(tmp_path / "a", result={"score": 61.0})
+    (cell(tmp_path / "b", result={"score": 58.0}).folder / "worth.jsonl").unlink()  # which makes it no other score
+    assert "score: 61.0 and 58.0" in refused([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+
+
+@pytest.mark.parametrize("place", ["tiny_script_16", "tiny_script_16/ShapesVQA"])
+def test_a_file_where_a_cell_is_to_go(tmp_path: Path, place: str):
+    path = tmp_path / "all" / place
+    path.parent.mkdir(parents=True)
+    path.write_text("notes")
+    cell(tmp_path / "a")
+    assert f"'{path}' is a file" in refused([tmp_path / "a"], tmp_path / "all")
+
+
+def test_foreign_files_where_a_cell_is_to_go(tmp_path: Path):
+    folder = tmp_path / "all" / "tiny_script_16" / "ShapesVQA"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    cell(tmp_path / "a")
+    assert "holds files that are no results" in refused([tmp_path / "a"], tmp_path / "all")
+    (folder / "notes.txt").unlink()
+    merge.command([tmp_path / "a"], tmp_path / "all")  # an empty folder may go
+    assert merged(tmp_path / "all").result()
+
+
+def test_what_a_run_left_that_answered_nothing_may_go(tmp_path: Path):
+    with merged(tmp_path / "all") as store:
+        store.open()
+        store.give_up("no memory")
+    assert (store.folder / "failure.json").exists()
+    cell(tmp_path / "a")
+    merge.command([tmp_path / "a"], tmp_path / "all")
+    assert merged(tmp_path / "all").result()
+    assert not (store.folder / "failure.json").exists()
+
+
+@pytest.mark.parametrize("place", ["a", "b", "all"])
+@pytest.mark.parametrize("done", [True, False])
+def test_what_changes_while_it_is_read(tmp_path: Path, place: str, done: bool, monkeypatch: pytest.MonkeyPatch):
+    """A source, or the target, before the whole copy takes its place."""
+    for name, rows in (("a", ROWS if done else "1"), ("b", "2"), ("all", "3")):
+        cell(tmp_path / name, rows, done=done and name == "a")
+    changed = merged(tmp_path / place).folder / "predictions.jsonl"
+    for step in ("_copied", "_joined"):
+        real = getattr(writing, step)
+        monkeypatch.setattr(writing, step, lambda *given, real=real: (real(*given), changed.write_bytes(b""))[0])
+    with pytest.raises(UserError, match=f"'{changed.parent}' was changed while it was read"):
+        merge.command([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    assert merged(tmp_path / "all").result() is None
+
+
+def test_what_changes_just_before_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = cell(tmp_path / "all", "01", done=False).folder
+    cell(tmp_path / "a")
+    real = writing.lock.hold
+
+    def hold(folder: Path) -> int:
+        if folder == target:
+            (folder / "predictions.jsonl").write_bytes(b"a run was here\n")
+        return real(folder)
+
+    monkeypatch.setattr(writing.lock, "hold", hold)
+    with pytest.raises(UserError, match="was changed meanwhile"):
+        merge.command([tmp_path / "a"], tmp_path / "all")
+    assert (target / "predictions.jsonl").read_bytes() == b"a run was here\n"
+
+
+def test_what_comes_just_before_a_cell_is_put_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run has begun, and ended, in a folder that was empty when it was looked at."""
+    target = merged(tmp_path / "all").folder
+    target.mkdir(parents=True)
+    cell(tmp_path / "a")
+    real = writing._copied
+    monkeypatch.setattr(writing, "_copied", lambda *given: (real(*given), cell(tmp_path / "all", "01", done=False))[0])
+    with pytest.raises(UserError, match="holds files"):
+        merge.command([tmp_path / "a"], tmp_path / "all")
+    assert said(merged(tmp_path / "all")).keys() == {"0", "1"}
+
+
 def test_the_target_contradicts_too(tmp_path: Path):
     cell(tmp_path / "all", {"0": "other"}, done=False)
     cell(tmp_path / "a")
@@ -231,6 +492,18 @@ def test_a_run_at_work(tmp_path: Path, place: str):
 def test_answers_without_settings(tmp_path: Path):
     (cell(tmp_path / "a").folder / "cell.json").unlink()
     assert "no readable cell.json" in refused([tmp_path / "a"], tmp_path / "all")
+
+
+def test_a_result_without_settings(tmp_path: Path):
+    store = bare(tmp_path / "a")
+    (store.folder / "cell.json").unlink()
+    assert "no readable cell.json" in refused([tmp_path / "a"], tmp_path / "all")
+
+
+def test_a_setting_that_is_null_is_not_one_that_is_not_there(tmp_path: Path):
+    cell(tmp_path / "a", settings={"clip": None})
+    cell(tmp_path / "b")
+    assert "clip: None and (none)" in refused([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
 
 
 def test_nothing_to_merge(tmp_path: Path):

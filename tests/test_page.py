@@ -91,7 +91,7 @@ def evidence() -> Evidence:
     same = Difference(0.5, -3.0, 4.0, 1.7, 0.7, 12, 12, 7.0, 2, 2, None)
     full, script, random = (Config.parse(name) for name in ("tiny_full", "tiny_script_4", "tiny_random_4"))
     return Evidence(
-        interval={key: Estimate(75.0, 70.0, 80.0, 2.5)},
+        interval={key: Estimate(75.0, 86.7, 96.7, 2.5)},
         letters={key: "a", other: "b"},
         comparisons=[
             Comparison("ShapesYN", script, full, "full", worse, 0.004),
@@ -181,11 +181,21 @@ def test_states_tell_what_became_of_each_answer(run: Path):
     assert front["stages"] == [0, 2, 4]
 
 
-def test_an_answer_s_seconds_are_those_of_one(tmp_path: Path):
-    cell(tmp_path, "tiny_full", ["yes"] * 4, [1.0] * 4, seconds=20.0, samples_per_second=0.2)
+def test_what_an_answer_took_is_that_of_one(tmp_path: Path):
+    counted = {"prefill_flops": 2e12, "unpruned_prefill_flops": 8e12, "kv_bytes": 3 * 2**20}
+    cell(tmp_path, "tiny_full", ["yes"] * 4, [1.0] * 4, seconds=20.0, samples_per_second=0.2, efficiency=counted)
     table = json.loads(data(write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8"), "tables"))["results"]
-    place = [column["head"] for column in table["columns"]].index("seconds per answer")
-    assert table["rows"][0][place] == pytest.approx(5)
+    line = dict(zip([column["head"] for column in table["columns"]], table["rows"][0], strict=True))
+    heads = ("seconds per answer", "prefill TFLOPs", "x fewer FLOPs than unpruned", "cache MiB")
+    assert [line[head]["v"] for head in heads] == pytest.approx([5, 2, 4, 3])
+
+
+def test_what_a_clear_cell_stands_for_is_there_by_configuration(tmp_path: Path):
+    for name in ("tiny_pool_16", "tiny_script_16"):
+        cell(tmp_path, name, ["yes"] * 4, [1.0] * 4)
+    told = json.loads(data(write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8"), "tables"))["clear"]
+    assert list(told) == ["tiny_pool_16"]
+    assert "averaged" in told["tiny_pool_16"]
 
 
 def test_without_an_atlas_or_evidence_there_is_a_page(tmp_path: Path):

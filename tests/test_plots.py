@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from matplotlib import rc_context
 
 from script_vlmeval import draw
 from script_vlmeval.cells import Config
-from script_vlmeval.draw import Row, bars, folder, groups, mean, pareto, radar, spans, style
+from script_vlmeval.draw import Row, bars, folder, groups, mean, measure, pareto, plot, radar, spans, style
 from script_vlmeval.errors import UserError
 
 METHODS = ("cdpruner", "dart", "divprune", "fastv", "pyramiddrop", "random", "script", "sparsevlm", "visionzip")
@@ -52,7 +52,7 @@ def evidence(rows: Sequence[Row]) -> SimpleNamespace:
     """Intervals of 2 points down and 1 up."""
     around = {(str(r.config), r.benchmark): SimpleNamespace(low=r.score - 2, high=r.score + 1) for r in rows}
     means = {str(r.config): SimpleNamespace(low=r.score - 2, high=r.score + 1) for r in rows}
-    return SimpleNamespace(interval=around, retention=around, mean_retention=means)
+    return SimpleNamespace(interval=around, retention=around, mean_retention=means, damaged=())
 
 
 def stems(paths: Sequence[Path]) -> list[str]:
@@ -84,7 +84,15 @@ def test_one_cell_has_one_plot(tmp_path: Path):
 
 
 def test_only_unpruned_results_have_none(tmp_path: Path):
-    assert draw.plots([row("full", "")], None, tmp_path) == []
+    assert draw.plots([row("full", "")], None, tmp_path / "plots") == []
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_folder_of_plots_that_are_no_longer_given_goes(tmp_path: Path):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "radar.png").write_text("")
+    draw.plots([row("full", "")], None, tmp_path / "plots")
+    assert not (tmp_path / "plots").exists()
 
 
 def test_what_was_not_measured_has_no_plot(tmp_path: Path):
@@ -163,6 +171,72 @@ def test_methods_differ_in_grey_too():
     assert len({(look["marker"], str(look["linestyle"])) for look in looks.values()}) == 45
 
 
+def test_a_method_looks_the_same_whoever_stands_beside_it():
+    alone, among = style.looks(["cdpruner", "mine"]), style.looks(["script", "cdpruner", "random", "mine", "fastv"])
+    assert [alone[name] for name in ("cdpruner", "mine")] == [among[name] for name in ("cdpruner", "mine")]
+    looks = style.looks([*METHODS, "downsample", "pool", "mine"])
+    assert len({str(look["color"]) for look in looks.values()}) == len(looks)
+    assert len({(look["marker"], str(look["linestyle"])) for look in looks.values()}) == len(looks)
+
+
+def middle(artist: Any) -> float:
+    """Where the first mark of a line is drawn, in pixels from the left."""
+    return float(artist.get_transform().transform(artist.get_xydata()[0])[0])
+
+
+@pytest.mark.parametrize("curves", [True, False])
+def test_equal_points_do_not_hide_each_other(curves: bool):
+    rows = [row("full", "", score=100.0), *(row(method, "64", score=80.0) for method in METHODS[:4])]
+    with rc_context(style.STYLE):
+        looks = style.looks(style.ranked(rows))
+        none, cost = spans.Spans(), pareto.COSTS[0]
+        figure = plot.curves(rows, looks, none) if curves else pareto.against(cost, rows, looks, none)
+        figure.get_layout_engine().execute(figure)
+        (axis,) = figure.axes
+        places = sorted(middle(line) for line in axis.lines if len(line.get_xdata()) == 1 and line.get_ydata()[0] == 80)
+    assert len(places) == 4
+    assert min(b - a for a, b in pairwise(places)) > 2
+    assert places[-1] - places[0] < 40
+
+
+def test_a_legend_lists_what_is_drawn():
+    def entries(rows: Sequence[Row], cost: bool) -> list[str]:
+        looks = style.looks(style.ranked(rows))
+        figure = pareto.against(pareto.COSTS[0], rows, looks, spans.Spans()) if cost else plot.curves(rows, looks, spans.Spans())
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    bare = [row("script", "64", stderr=None), row("script", "32", score=60.0, stderr=None)]
+    assert entries(bare, cost=True) == ["script", "Pareto front"]
+    assert entries(bare, cost=False) == ["script"]
+    whole = [row("full", "", score=90.0), row("script", "64"), row("script", "32", score=60.0)]
+    assert entries(whole, cost=True) == ["script", "unpruned", "Pareto front", "95 % interval"]
+    assert entries(whole, cost=False) == ["script", "unpruned", "95 % interval"]
+
+
+def test_an_axis_says_what_was_measured_and_its_unit():
+    def label(metric: str, scorer: str) -> str:
+        return measure.measured(row("script", "64", data={"primary": metric, "scorer": scorer}))
+
+    assert label("Overall", "script_vlmeval exact match") == "exact match, %"
+    assert label("total", "script_vlmeval MME points") == "MME points"
+    assert label("total", "script_vlmeval yes/no pairs") == "yes/no pairs, points"
+    assert label("Overall", "script_vlmeval VQA accuracy, ten references") == "VQA accuracy, %"
+    assert [label("Overall", "vlmeval 0.0.20 VQAEval"), label("judge_acc", "a judge")] == ["score", "judge_acc"]
+
+
+def test_small_costs_have_a_smaller_unit():
+    seconds, flops = pareto.COSTS[1:]
+    assert seconds.unit([0.007, 0.03]) == (1e3, "ms per answer, without encoder")
+    assert seconds.unit([0.007, 2.0])[0] == 1
+    assert [flops.unit([value])[1] for value in (3.0, 0.1, 1e-4)] == ["prefill TFLOPs", "prefill GFLOPs", "prefill MFLOPs"]
+
+
+def test_names_are_set_alike_in_all_panels():
+    rows = [r for r in sweep(METHODS[:5], [64], ["A", "B"]) if r.benchmark == "A" or r.config.method in ("full", "dart")]
+    figure = bars.retention(rows, spans.Spans())
+    assert {label.get_rotation() for axis in figure.axes for label in axis.get_xticklabels()} == {90}
+
+
 def test_methods_with_several_budgets_get_the_first_looks():
     rows = [row("a", "64"), row("z", "64"), row("z", "32"), row("full", "")]
     assert style.ranked(rows) == ["z", "a"]
@@ -234,13 +308,18 @@ def test_intervals_are_those_of_the_evidence():
     assert given.score(row("random", "64", score=50.0)) == spans.Span(50 - 1.96, 50 + 1.96)
     assert spans.Spans().retention(cell) is None
     unknown = evidence([cell])
+    other = row("random", "64", score=50.0)
+    unknown.damaged = {(str(other.config), other.benchmark)}
+    assert spans.Spans(unknown).score(other) is None
     unknown.retention = {key: SimpleNamespace(low=math.nan, high=math.nan) for key in unknown.retention}
     assert spans.Spans(unknown).retention(cell) is None
 
 
 def test_the_mean_has_its_own_interval():
     (cell,) = [r for r in mean.means(sweep(["script"], [64], ["A", "B", "C"])) if not r.config.full]
-    given = spans.Spans(SimpleNamespace(interval={}, retention={}, mean_retention={str(cell.config): spans.Span(1, 2)}))
+    given = spans.Spans(
+        SimpleNamespace(interval={}, retention={}, mean_retention={str(cell.config): spans.Span(1, 2)}, damaged=())
+    )
     assert given.score(cell) == given.retention(cell) == spans.Span(1, 2)
 
 

@@ -226,7 +226,13 @@ def test_the_long_sheet_has_one_row_per_cell(work_dir: Path):
     line = table[(table["config"] == "tiny_script_16") & (table["benchmark"] == "ShapesYN")].iloc[0]
     assert [line["score"], line["standard error"], line["n"], line["failed"]] == [1200, 1, 100, 3]
     assert [line["95% low"], line["95% high"]] == [pytest.approx(1198.04), pytest.approx(1201.96)]
-    assert [line["visual tokens"], line["of"], line["seconds without encoder"], line["answers/s"], line["scorer"]] == [
+    assert [
+        line["visual tokens"],
+        line["visual tokens unpruned"],
+        line["seconds without encoder"],
+        line["answers/s"],
+        line["scorer"],
+    ] == [
         16,
         144,
         12.5,
@@ -254,8 +260,9 @@ def test_the_table_is_aligned_and_has_the_numbers(work_dir: Path):
     assert len({len(line) for line in lines[:8]}) == 1
     assert lines[0].split()[:3] == ["config", "tokens", "ShapesVQA"]
     line = next(line for line in lines if line.startswith("tiny_script_16"))
-    assert line.split() == ["tiny_script_16", "16.0", "81.00", "1.96", "90.00", "1200.00*", "1.96", "75.00", "82.50*"]
-    assert lines[-1].startswith("* incomplete")
+    assert line.split() == ["tiny_script_16", "16.0", "81.00", "±2.0", "90.00", "1200.00*", "±2.0", "75.00", "82.50*", "-"]
+    assert lines[-2].startswith("* incomplete")
+    assert lines[-1].startswith("mean over")
 
 
 def test_the_plot_is_a_picture_and_rebuilding_changes_nothing(work_dir: Path):
@@ -353,7 +360,7 @@ def texts(axis: Any) -> list[str]:
 def test_every_budget_of_many_methods_has_a_comparison(tmp_path: Path):
     """And what has no other budget is in that alone, its budget beside its name where the name is there twice."""
     demo(tmp_path)
-    panels = plot._panels(report.summarise(tmp_path).rows)
+    panels = plot._panels(files.read(tmp_path).rows)
     assert [{row.tokens for row in rows} for rows in panels[0].comparisons] == [{72.0}, {16.0}]
     assert set(panels[0].curves) == {"random", "cdpruner", "script"}
     above, at_72, at_16 = plot._figure(panels).axes
@@ -367,7 +374,7 @@ def test_every_budget_of_many_methods_has_a_comparison(tmp_path: Path):
 def test_two_budgets_of_one_method_are_not_many_methods(tmp_path: Path):
     for name in ("fastv_72", "fastv_50pct", "fastv_r75k2", "dart_72", "script_72"):
         put(tmp_path, f"tiny_{name}", "ShapesVQA", 70.0, kept=72.0)
-    (panel,) = plot._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(files.read(tmp_path).rows)
     assert not panel.comparisons
     assert set(panel.curves) == {"fastv", "dart", "script"}
 
@@ -375,7 +382,7 @@ def test_two_budgets_of_one_method_are_not_many_methods(tmp_path: Path):
 def test_without_curves_there_is_no_panel_for_them(tmp_path: Path):
     for i in range(5):
         put(tmp_path, f"tiny_m{i}_16", "ShapesVQA", 50.0 + i)
-    figure = plot._figure(plot._panels(report.summarise(tmp_path).rows))
+    figure = plot._figure(plot._panels(files.read(tmp_path).rows))
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["ShapesVQA at 16 tokens"]
     assert {"chance", "image-blind"} <= {text.get_text() for text in figure.axes[0].texts}
     assert not figure.legends
@@ -394,7 +401,7 @@ def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names
         for budget in (16, 36) if i % 2 else (16, 72):
             for benchmark in range(benchmarks):
                 put(tmp_path, f"tiny_{name}_{budget}", f"Bench{benchmark}", 50.0 + i)
-    figure = plot._figure(plot._panels(report.summarise(tmp_path).rows))
+    figure = plot._figure(plot._panels(files.read(tmp_path).rows))
     figure.draw_without_rendering()
     legend, page = figure.legends[0].get_window_extent(), figure.bbox
     assert page.x0 <= legend.x0
@@ -408,7 +415,7 @@ def test_the_legend_is_inside_the_picture(tmp_path: Path, benchmarks: int, names
 def test_scores_that_are_all_alike_do_not_make_an_axis_of_rounding_errors(tmp_path: Path):
     for budget in (16, 72):
         put(tmp_path, f"tiny_script_{budget}", "ShapesVQA", 0.0, stderr=None, reference={"chance": None, "blind": None})
-    axis = plot._figure(plot._panels(report.summarise(tmp_path).rows)).axes[0]
+    axis = plot._figure(plot._panels(files.read(tmp_path).rows)).axes[0]
     low, high = axis.get_ylim()
     assert low < 0 < high
     assert high - low >= 1
@@ -423,7 +430,7 @@ def test_only_unpruned_results_have_no_plot(tmp_path: Path):
 def test_shares_lie_at_the_tokens_that_were_kept(tmp_path: Path):
     put(tmp_path, "tiny_script_25pct", "ShapesVQA", 80.0)
     put(tmp_path, "tiny_script_16", "ShapesVQA", 70.0)
-    assert [row.tokens for row in report.summarise(tmp_path).rows] == [36.0, 16.0]
+    assert [row.tokens for row in files.read(tmp_path).rows] == [36.0, 16.0]
 
 
 @pytest.mark.parametrize(
@@ -434,16 +441,16 @@ def test_shares_lie_at_the_tokens_that_were_kept(tmp_path: Path):
 def test_the_place_is_what_was_measured(tmp_path: Path, budget: str, kept: float | None, place: float):
     """As the number named where that is the same within 1 %."""
     put(tmp_path, f"tiny_script_{budget}", "ShapesVQA", 80.0, kept=kept)
-    assert [row.tokens for row in report.summarise(tmp_path).rows] == [place]
+    assert [row.tokens for row in files.read(tmp_path).rows] == [place]
 
 
 def test_other_tokens_than_named_are_not_compared_at_the_name(tmp_path: Path):
     for method, kept in (("a", 16.0), ("b", 16.0), ("c", 16.1), ("d", 16.0), ("script+fastv", 15.9), ("latelast", 58.67)):
         put(tmp_path, f"tiny_{method}_16", "ShapesVQA", 80.0, kept=kept)
-    (panel,) = plot._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(files.read(tmp_path).rows)
     assert not panel.comparisons  # 15.9 and 16.1 are more than 1 % apart
     put(tmp_path, "tiny_e_16", "ShapesVQA", 80.0)
-    (panel,) = plot._panels(report.summarise(tmp_path).rows)
+    (panel,) = plot._panels(files.read(tmp_path).rows)
     assert [{row.config.method for row in rows} for rows in panel.comparisons] == [{"a", "b", "d", "e", "script+fastv"}]
     assert [row.tokens for row in panel.curves["latelast"]] == [58.67]
 
@@ -451,14 +458,14 @@ def test_other_tokens_than_named_are_not_compared_at_the_name(tmp_path: Path):
 def test_no_retention_against_other_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     put(tmp_path, "tiny_full", "ShapesVQA", 90.0, n=1000)
     put(tmp_path, "tiny_script_16", "ShapesVQA", 80.0, n=50)
-    assert [row.retention for row in report.summarise(tmp_path).rows] == [100.0, None]
+    assert [row.retention for row in files.read(tmp_path).rows] == [100.0, None]
     assert "50 rows, but 1000" in caplog.text
 
 
 def test_no_retention_against_another_table(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     put(tmp_path, "tiny_full", "ShapesVQA", 90.0, fingerprint={"data": "one"})
     put(tmp_path, "tiny_script_16", "ShapesVQA", 80.0, fingerprint={"data": "other"})
-    assert [row.retention for row in report.summarise(tmp_path).rows] == [100.0, None]
+    assert [row.retention for row in files.read(tmp_path).rows] == [100.0, None]
     assert "another table" in caplog.text
 
 
@@ -468,7 +475,7 @@ BROKEN = [b"", b"{", b"[1]", b"{}", b"\xff\xfe", b'{"cell": 3}', b"[" * 100_000]
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 def test_a_corrupt_result_is_skipped_with_a_warning(work_dir: Path, content: bytes, caplog: pytest.LogCaptureFixture):
     (work_dir / "tiny_script_72" / "ShapesVQA" / "result.json").write_bytes(content)
-    summary = report.summarise(work_dir)
+    summary = files.read(work_dir)
     assert len(summary.rows) == 6
     assert summary.gaps["tiny_script_72", "ShapesVQA"] == "unreadable"
     assert "tiny_script_72" in caplog.text
@@ -482,7 +489,7 @@ def test_a_corrupt_result_is_skipped_with_a_warning(work_dir: Path, content: byt
 def test_a_foreign_result_is_skipped(work_dir: Path, change: dict[str, Any]):
     data = result("tiny_script_72", "ShapesVQA", 1.0) | change
     (work_dir / "tiny_script_72" / "ShapesVQA" / "result.json").write_text(json.dumps(data))
-    assert report.summarise(work_dir).gaps["tiny_script_72", "ShapesVQA"] == "unreadable"
+    assert files.read(work_dir).gaps["tiny_script_72", "ShapesVQA"] == "unreadable"
 
 
 def test_a_result_in_another_cells_folder_is_not_that_cells(work_dir: Path, caplog: pytest.LogCaptureFixture):
@@ -495,7 +502,7 @@ def test_a_result_in_another_cells_folder_is_not_that_cells(work_dir: Path, capl
 def test_foreign_folders_are_ignored(work_dir: Path):
     (work_dir / "my notes" / "sub").mkdir(parents=True)
     (work_dir / "my notes" / "sub" / "result.json").write_text("{}")
-    assert len(report.summarise(work_dir).rows) == 7
+    assert len(files.read(work_dir).rows) == 7
 
 
 def test_benchmarks_with_awkward_names_get_a_sheet(tmp_path: Path):

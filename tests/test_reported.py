@@ -256,23 +256,25 @@ def column(spec: dict[str, Any], head: str) -> list[Any]:
 def test_the_page_has_published_figures_beside_scores(tmp_path: Path):
     spec = tables(study(tmp_path), Evidence())["overview"]
     names = column(spec, "configuration")
-    beside = {name: cell and cell["s"] for name, cell in zip(names, column(spec, "GQA"), strict=True)}
-    assert beside["llava_cdpruner_64"] == "±2.0; published 58.6"
-    points = {name: cell and cell["s"] for name, cell in zip(names, column(spec, "MME total"), strict=True)}
-    assert points["llava_cdpruner_64"] == "±2.0; perception 1400.5, published 1399.1"
-    assert points["llava_cdpruner_63"] == "±2.0"
+    beside, points = (
+        {name: cell and (cell["s"], cell.get("u")) for name, cell in zip(names, column(spec, head), strict=True)}
+        for head in ("GQA", "MME total")
+    )
+    assert beside["llava_cdpruner_64"] == ("±2.0", "published 58.6")
+    assert points["llava_cdpruner_64"] == ("±2.0", "perception 1400.5, published 1399.1")
+    assert points["llava_cdpruner_63"] == ("±2.0", None)
 
 
 def test_a_score_without_an_interval_has_its_published_figure(tmp_path: Path):
     cell(tmp_path, "llava_full", "GQA", 61.5, stderr=None)
     (shown,) = column(tables(read(tmp_path), Evidence())["overview"], "GQA")
-    assert shown["s"] == "published 62.0"
+    assert ("s" in shown, shown["u"]) == (False, "published 62.0")
 
 
 def test_the_pages_results_tell_sources_and_doubts(tmp_path: Path):
     cell(tmp_path, "llava_cdpruner_64", "MMBench", 61.0)
     spec = tables(study(tmp_path), Evidence())["results"]
-    heads = ("configuration", "benchmark", "published", "published from", "how it may differ")
+    heads = ("configuration", "benchmark", "published", "published from", "what may differ")
     told = {line[:2]: line[2:] for line in zip(*(column(spec, head) for head in heads), strict=True)}
     doubt = "perhaps the server's matching, which is milder than exact"
     assert told["llava_cdpruner_64", "MMBench"] == ({"v": 61.1}, "EADP's table", doubt)

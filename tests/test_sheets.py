@@ -20,6 +20,8 @@ from test_report import ESCAPED, NASTY, bold, cell_of, result, sheet_of
 
 from script_vlmeval import celltext, report
 from script_vlmeval.report import book, files
+from script_vlmeval.report.figures import Interval
+from script_vlmeval.report.sheets import fine, words
 from script_vlmeval.store import CellStore
 
 BENCHMARKS = ("GQA", "POPE")
@@ -105,7 +107,7 @@ def notes(summary: report.Summary) -> str:
 
 
 def test_ties_with_the_best_are_bold_and_slanted(summary: report.Summary):
-    letters = {name: cell_of(summary, name, "GQA group").value for name in CONFIGS}
+    letters = {name: cell_of(summary, name, "GQA letters").value for name in CONFIGS}
     assert set(letters["tiny_script_16"]) & set(letters["tiny_pool_16"])
     assert not set(letters["tiny_script_16"]) & set(letters["tiny_random_16"])
     assert letters["tiny_full"] is None
@@ -119,29 +121,32 @@ def test_intervals_are_those_of_the_rows_everywhere(summary: report.Summary):
     assert summary.evidence is not None
     key = ("tiny_pool_16", "POPE")
     score, kept, mean = summary.evidence.interval[key], summary.evidence.retention[key], summary.evidence.mean_retention[key[0]]
-    shown = {head: cell_of(summary, key[0], head).value for head in ("POPE ±95%", "POPE retention ±95%", "mean retention ±95%")}
-    assert list(shown.values()) == pytest.approx([(one.high - one.low) / 2 for one in (score, kept, mean)])
-    assert shown["POPE ±95%"] != pytest.approx(1.96)  # of the standard error in the result
+    heads = [f"{what} 95% {end}" for what in ("POPE", "POPE retention", "mean retention") for end in ("low", "high")]
+    shown = [cell_of(summary, key[0], head).value for head in heads]
+    assert shown == pytest.approx([end for one in (score, kept, mean) for end in (one.low, one.high)])
+    assert shown[1] - shown[0] != pytest.approx(2 * 1.96)  # of the standard error in the result
     long = sheet_of(summary, "long").set_index(["config", "benchmark"]).loc[key]
     found = long[["95% low", "95% high", "retention 95% low", "retention 95% high"]].tolist()
     assert found == pytest.approx([score.low, score.high, kept.low, kept.high])
     assert [long["n"], long["clusters"], long["loyalty %"]] == [N, N // 2, 100]
     line = next(line for line in report.table(summary).splitlines() if line.startswith("tiny_pool_16"))
-    assert f"{shown['POPE ±95%']:.2f}" in line.split()
+    assert f"{score.low:.1f} to {score.high:.1f}" in line
 
 
 def test_every_comparison_has_its_verdict(summary: report.Summary):
     table = sheet_of(summary, "statistics")
     assert summary.evidence is not None
     assert len(table) == len(summary.evidence.comparisons) > 0
-    assert list(dict.fromkeys(table["why"])) == ["full", "random", "pair"]
+    assert list(dict.fromkeys(table["why"])) == ["unpruned model", "random choice", "another method"]
+    assert "has the same" not in notes(summary)
+    assert "Corrected together" in notes(summary)
     lines = table.set_index(["benchmark", "why", "config", "against"])
-    worse = lines.loc[("GQA", "full", "tiny_random_16", "tiny_full")]
+    worse = lines.loc[("GQA", "unpruned model", "tiny_random_16", "tiny_full")]
     assert [worse["difference"], worse["won"], worse["lost"], worse["verdict"]] == [-65, 0, 39, "worse"]
     assert worse["95% low"] < -65 < worse["95% high"] < 0
     assert worse["McNemar p"] < worse["smallest detectable"]
-    better = lines.loc[("GQA", "random", "tiny_script_16", "tiny_random_16")]
-    same = lines.loc[("GQA", "full", "tiny_script_72", "tiny_full")]
+    better = lines.loc[("GQA", "random choice", "tiny_script_16", "tiny_random_16")]
+    same = lines.loc[("GQA", "unpruned model", "tiny_script_72", "tiny_full")]
     assert [better["verdict"], same["verdict"], same["p"], same["Holm p"]] == ["better", "cannot tell", 1, 1]
 
 
@@ -154,16 +159,49 @@ def test_costs_have_every_figure_of_the_result(summary: report.Summary):
     assert line["tokens in the first layer"] == 16
 
 
+def test_what_is_small_has_three_digits():
+    shown = [words(fine(value)) for value in (0.0076, 0.5, 12.345, 0.0, -0.00123)]
+    assert shown == ["0.00760", "0.500", "12.35", "0.00", "-0.00123"]
+
+
+def test_an_interval_is_said_as_it_is():
+    """A perfect share has no upper arm: ± would promise more than 100."""
+    assert Interval(76.53, 100.0).said(100.0) == "76.5 to 100.0"
+    assert Interval(45.0, 55.2).said(50.0) == "±5.1"
+    assert Interval(45.0, 56.0).said(50.0) == "45.0 to 56.0"
+    assert Interval(0.0, 0.0).said(0.0) == "±0.0"
+
+
+def test_a_mean_of_some_benchmarks_says_of_how_many(work_dir: Path):
+    shutil.rmtree(work_dir / "tiny_pool_16" / "POPE")
+    summary = report.summarise(work_dir)
+    assert [cell_of(summary, name, "mean over benchmarks").value for name in ("tiny_pool_16", "tiny_script_16")] == [
+        "1 of 2",
+        None,
+    ]
+    assert "mean over 'k of n' benchmarks" in report.table(summary)
+    assert "1 of 2" in next(line for line in report.table(summary).splitlines() if line.startswith("tiny_pool_16"))
+
+
+def test_without_the_unpruned_model_it_is_named(work_dir: Path):
+    shutil.rmtree(work_dir / "tiny_full")
+    summary = report.summarise(work_dir)
+    assert cell_of(summary, "tiny_pool_16", "mean retention %").value == "-"
+    assert "no retention on GQA, POPE: add tiny_full to the run" in report.table(summary)
+    assert "add tiny_full to the run" in notes(summary)
+
+
 def test_without_rows_of_known_worth_nothing_is_said_of_them(work_dir: Path):
     for path in work_dir.glob("*/*/worth.jsonl"):
         path.unlink()
     summary = report.summarise(work_dir)
     workbook = openpyxl.load_workbook(summary.workbook)
     assert "statistics" not in workbook.sheetnames
-    assert not [cell.value for cell in workbook["overview"][1] if "group" in str(cell.value)]
+    assert not [cell.value for cell in workbook["overview"][1] if "letters" in str(cell.value)]
     assert "There is no sheet 'statistics'" in notes(summary)
     assert "told apart" not in notes(summary)
-    assert cell_of(summary, "tiny_pool_16", "GQA ±95%").value == pytest.approx(1.96)
+    ends = [cell_of(summary, "tiny_pool_16", f"GQA 95% {end}").value for end in ("low", "high")]
+    assert ends == pytest.approx([75 - 1.96, 75 + 1.96])
 
 
 def test_charts_draw_the_figures(summary: report.Summary):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from script_vlmeval.cells import Config
+from script_vlmeval.draw.clear import clear
 from script_vlmeval.draw.picture import dimmed, of_view, relevance, strength
 from script_vlmeval.draw.sheet import Panel, Sheet, draw_sheet
 from script_vlmeval.errors import UserError
 from script_vlmeval.kept import Kept, Picture
+from script_vlmeval.methods import METHODS, load_all
 from script_vlmeval.show import command
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -106,7 +109,41 @@ def test_views_stand_side_by_side_and_budgets_below_each_other(tmp_path: Path):
     assert four[1] > 1.4 * one[1]
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("tiny_script_16", ""),
+        ("tiny_visionzip_16", ""),
+        ("tiny_pool_16", "averaged"),
+        ("tiny_downsample_16", "smaller picture"),
+        ("tiny_pool+fastv_16", "averaged"),
+        ("tiny_nobody+knows_16", ""),
+    ],
+)
+def test_what_a_clear_cell_stands_for_is_said(config: str, said: str):
+    found = clear(Config.parse(config))
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+def test_merging_changes_what_a_clear_cell_stands_for():
+    assert "resemble" in clear(Config.parse("tiny_script_16", {"merge": "mean"}))
+
+
+def test_every_method_that_changes_tokens_says_so():
+    load_all()
+    for name, method in METHODS.items():
+        assert bool(clear(Config("tiny", name, "16"))) == method.changes, name
+
+
 # -- the command -----------------------------------------------------------------------------------------------------------------
+def test_what_is_merged_and_what_is_averaged_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command(model="tiny", methods=["visionzip", "pool"], budgets=["16"], out=tmp_path / "kept.png") == 0
+    _, merged, averaged, *_ = capsys.readouterr().out.splitlines()
+    assert "3 of them merged" in merged
+    assert "averaged" in averaged
+
+
 def test_the_embedded_model_is_shown_a_drawn_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "kept.png"
     assert command(model="tiny", methods=["script", "random"], budgets=["16", "72"], out=out, seed=3) == 0

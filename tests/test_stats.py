@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from script_vlmeval import stats
 from script_vlmeval.errors import UserError
-from script_vlmeval.stats import Resampled
+from script_vlmeval.stats import Paired
 
 
 def clusters_of(n: int, kind: str) -> np.ndarray:
@@ -35,12 +35,12 @@ def outcomes(shape: tuple[int, int], clusters: np.ndarray, shares: list[float], 
     return np.where(rng.random(shape) < alike, common, own)
 
 
-def table(n: int = 300, kind: str = "uneven", seed: int = 0) -> Resampled:
+def table(n: int = 300, kind: str = "uneven", seed: int = 0) -> Paired:
     """Four configurations: 60, 70, 70 % right, and the last the same as the first."""
     rng, clusters = np.random.default_rng(seed), clusters_of(n, kind)
     easy = rng.normal(size=clusters.max() + 1)[clusters]
     right = np.stack([easy + rng.normal(size=n) < bar for bar in (0.36, 0.74, 0.74)], axis=1)
-    return Resampled(100.0 * right[:, [0, 1, 2, 0]], clusters)
+    return Paired(100.0 * right[:, [0, 1, 2, 0]], clusters)
 
 
 # references --------------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_holm_leaves_out_what_is_no_number():
 @pytest.mark.parametrize("n", [12, 60, 500])
 def test_the_smallest_detectable_difference_is_that_of_a_power_analysis(n: int):
     rng = np.random.default_rng(n)
-    found = Resampled(rng.normal(50, 10, (n, 2)), np.arange(n)).difference(0, 1)
+    found = Paired(rng.normal(50, 10, (n, 2)), np.arange(n)).difference(0, 1)
     error = (found.high - found.low) / 2 / reference.t.ppf(0.975, n - 1)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8)
     assert found.detectable == pytest.approx(effect * math.sqrt(n) * error, rel=1e-4)
@@ -121,63 +121,65 @@ def test_the_smallest_detectable_difference_is_that_of_a_power_analysis(n: int):
 def test_many_rows_give_the_paired_t_test():
     rng = np.random.default_rng(0)
     points = rng.normal([50.0, 50.25], 10, (20_000, 2))
-    found, test = Resampled(points, np.arange(20_000)).difference(0, 1), reference.ttest_rel(points[:, 0], points[:, 1])
+    found, test = Paired(points, np.arange(20_000)).difference(0, 1), reference.ttest_rel(points[:, 0], points[:, 1])
     assert found.p == pytest.approx(test.pvalue, rel=0.02)
     assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval()), abs=0.002)
 
 
-# resamples ---------------------------------------------------------------------------------------------------------------
+# ratios ------------------------------------------------------------------------------------------------------------------
 
 
-def test_resamples_spread_as_the_standard_error_says():
-    data = table()
-    errors = [stats.standard_error(data.points[:, i], data.codes) for i in range(4)]
-    assert data.draws.shape == (stats.RESAMPLES, 4)
-    assert data.draws.mean(axis=0) == pytest.approx(data.means, abs=0.15)
-    assert data.draws.std(axis=0) == pytest.approx(errors, rel=0.03)
-    assert (data.draws[:, 1] - data.draws[:, 0]).std() == pytest.approx(data.difference(1, 0).stderr, rel=0.03)
-
-
-def test_resamples_are_clusters_drawn_with_replacement():
-    points = np.array([[0.0, 1.0], [0.0, 3.0], [30.0, 2.0], [60.0, 8.0]])
-    data = Resampled(points, [0, 0, 1, 2], resamples=400)
-    sums, sizes = np.array([0, 30, 60]), np.array([2, 1, 1])
-    drawn = [np.bincount(picks, minlength=3) for picks in product(range(3), repeat=3)]
-    possible = {round(float(counts @ (sums - sizes * 22.5)), 6) for counts in drawn}
-    assert set(np.round((data.draws[:, 0] - 22.5) * 4 / math.sqrt(1.5), 6)) == possible
-
-
-def test_the_same_seed_gives_the_same_resamples_and_another_others():
-    first, again = table(), table()
-    other = Resampled(first.points, first.codes, seed=1)
-    assert np.array_equal(first.draws, again.draws)
-    assert not np.array_equal(first.draws, other.draws)
-
-
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch):
-    whole = Resampled(table().points, table().codes, resamples=100).draws
-    monkeypatch.setattr(stats, "_CHUNK", 1000)
-    assert np.allclose(Resampled(table().points, table().codes, resamples=100).draws, whole)
-
-
-def test_ratios_agree_with_their_resamples():
-    data = table(600)
-    found, drawn = data.ratio(1, 0), 100 * data.draws[:, 1] / data.draws[:, 0]
+def test_a_ratio_spreads_as_resampled_clusters_do():
+    data, rng = table(600), np.random.default_rng(0)
+    counts = rng.multinomial(data.clusters, np.full(data.clusters, 1 / data.clusters), 4000)
+    sums = np.stack([np.bincount(data.codes, data.points[:, i]) for i in range(2)], axis=1)
+    drawn = 100 * (counts @ sums)[:, 1] / (counts @ sums)[:, 0]
+    found = data.ratio(1, 0)
     assert found.value == pytest.approx(100 * data.means[1] / data.means[0])
     assert found.stderr == pytest.approx(drawn.std(), rel=0.05)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.25 * found.stderr)
+    half = reference.t.ppf(0.975, stats._freedom(data.codes)) * found.stderr
+    assert found.high - found.low == pytest.approx(2 * half)
+
+
+@pytest.mark.parametrize("part", [0, 0.5, 1 / 3])
+def test_a_share_that_every_row_has_says_nothing_of_the_next_rows(part: float):
+    """Of nothing right above all: the score says that the next may be right."""
+    worth = np.random.default_rng(0).choice([0.3, 0.7, 1.0], 20)
+    data = Paired(100 * np.stack([part * worth, worth], axis=1), np.arange(20))
+    found = data.ratio(0, 1)
+    assert found.value == pytest.approx(100 * part)
+    assert not found.known
+    assert data.estimate(0).known
+
+
+def test_nothing_has_a_share_of_nothing():
+    data = Paired([[100.0, 0.0]] * 20, np.arange(20))
+    assert data.ratio(0, 1) is stats.UNKNOWN
 
 
 def test_a_mean_of_ratios_weighs_benchmarks_alike():
-    tables = [table(seed=i) for i in range(4)]
-    parts = [(data.draws[:, 1], data.draws[:, 0], data.means[1], data.means[0]) for data in tables]
-    parts = [(a[np.random.default_rng(i).permutation(len(a))], b, x, y) for i, (a, b, x, y) in enumerate(parts)]
-    found, single = stats.mean_of_ratios(parts), [stats.mean_of_ratios([part]) for part in parts]
-    assert found.value == pytest.approx(np.mean([one.value for one in single]))
-    assert found.stderr == pytest.approx(math.sqrt(sum(one.stderr**2 for one in single)) / 4, rel=0.2)
-    assert found.high - found.value == pytest.approx(1.96 * found.stderr, rel=1e-3)
-    assert not stats.mean_of_ratios([]).known
-    assert not stats.mean_of_ratios([(np.ones(3), np.zeros(3), 1.0, 0.0)]).known
+    parts = [stats.Estimate(100, 94, 106, 3), stats.Estimate(90, 82, 98, 4), stats.Estimate(50, 26, 74, 12)]
+    found = stats.mean_of_ratios(parts)
+    assert (found.value, found.stderr) == pytest.approx((80, 13 / 3))
+    assert (found.low, found.high) == pytest.approx((80 - 1.959964 * 13 / 3, 80 + 1.959964 * 13 / 3))
+    assert stats.mean_of_ratios([]) is stats.UNKNOWN
+
+
+def test_a_mean_with_an_unknown_ratio_is_unknown():
+    equal = table().ratio(0, 3)
+    assert stats.mean_of_ratios([equal, equal]) == stats.Estimate(100, 100, 100, 0)
+    for unknown in (stats.UNKNOWN, stats.Estimate(0, math.nan, math.nan, 0.0)):
+        assert not stats.mean_of_ratios([equal, unknown]).known
+
+
+@pytest.mark.parametrize(("n", "right"), [(20, 5), (50, 2), (100, 5)])
+def test_a_mean_of_ratios_is_bounded_where_few_rows_are_right(n: int, right: int):
+    full = np.arange(n) < right
+    pruned = full ^ np.isin(np.arange(n), [0, n - 1])
+    ratio = Paired(100.0 * np.stack([pruned, full], axis=1), np.arange(n)).ratio(0, 1)
+    found = stats.mean_of_ratios([ratio, ratio])
+    assert found.high - found.low < ratio.high - ratio.low < 100 * n / right
 
 
 # differences -------------------------------------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ def test_p_says_what_the_interval_says():
 
 def test_other_units_scale_everything_but_p():
     data = table()
-    large = Resampled(10 * data.points, data.codes, worth=data.worth)
+    large = Paired(10 * data.points, data.codes, worth=data.worth)
     one, ten = data.difference(0, 1), large.difference(0, 1)
     assert (ten.low, ten.high, ten.p, ten.mcnemar) == pytest.approx((10 * one.low, 10 * one.high, one.p, one.mcnemar))
     assert (ten.won, ten.lost) == (one.won, one.lost)
@@ -221,38 +223,37 @@ def test_other_units_scale_everything_but_p():
 
 def test_rows_worth_a_part_have_no_mcnemar():
     worth = np.random.default_rng(0).choice([0, 0.3, 1.0], (80, 2))
-    found = Resampled(100 * worth, np.arange(80)).difference(0, 1)
-    assert found.mcnemar is None
-    assert found.won == int((worth[:, 0] > worth[:, 1]).sum())
+    worth[:, 0] = np.round(worth[:, 0])  # one side alone has parts
+    data = Paired(100 * worth, np.arange(80))
+    assert data.difference(0, 1).mcnemar is data.difference(1, 0).mcnemar is None
+    assert data.difference(0, 1).won == int((worth[:, 0] > worth[:, 1]).sum())
 
 
 @pytest.mark.parametrize("clusters", [[0, 0, 0], ["a", "a", "a"]])
 def test_one_cluster_has_a_figure_and_no_interval(clusters: list):
-    data = Resampled([[100.0, 0.0], [0.0, 0.0], [100.0, 0.0]], clusters)
+    data = Paired([[100.0, 0.0], [0.0, 0.0], [100.0, 0.0]], clusters)
     for found in (data.estimate(0), data.difference(0, 1), stats.mean([1.0, 2.0, 6.0], clusters)):
         assert math.isfinite(found.value)
         assert not found.known
         assert math.isnan(found.stderr)
     assert math.isnan(data.difference(0, 1).p)
     assert not data.ratio(0, 1).known
-    assert np.isnan(data.draws).all()
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_is_no_number_stays_in_its_column():
     points = table().points.copy()
     points[3, 1] = math.nan
-    data = Resampled(points, table().codes)
+    data = Paired(points, table().codes)
     assert data.estimate(0) == table().estimate(0)
     assert data.difference(0, 2) == table().difference(0, 2)
-    assert np.isfinite(data.draws[:, [0, 2, 3]]).all()
     for found in (data.estimate(1), data.difference(0, 1), data.ratio(1, 0), data.ratio(0, 1)):
         assert math.isnan(found.value)
         assert not found.known
 
 
 def test_no_rows_are_no_error():
-    data = Resampled(np.empty((0, 2)), [])
+    data = Paired(np.empty((0, 2)), [])
     assert not data.estimate(0).known
     assert not data.difference(0, 1).known
     assert not stats.share([], []).known
@@ -261,27 +262,47 @@ def test_no_rows_are_no_error():
 def test_three_quarters_of_a_row_are_added_each_way():
     """Of 100 rows A has 20 right and B 60, four of them both."""
     both = np.array([[100, 100]] * 4 + [[100, 0]] * 16 + [[0, 100]] * 56 + [[0, 0]] * 24)
-    data = Resampled(both, np.arange(100))
+    data = Paired(both, np.arange(100))
     won, lost, t = 16.75 / 101.5, 56.75 / 101.5, reference.t.ppf(0.975, 99)
     found, half = data.difference(0, 1), t * math.sqrt((won + lost - (won - lost) ** 2) / 101.5)
     assert (found.low, found.high) == pytest.approx((100 * (won - lost - half), 100 * (won - lost + half)), abs=0.1)
-    few = Resampled(both[np.r_[:4, 76:100, 19:21]], np.arange(30)).difference(0, 1)  # one row each way: no Wald interval
+    few = Paired(both[np.r_[:4, 76:100, 19:21]], np.arange(30)).difference(0, 1)  # one row each way: no Wald interval
     assert few.high - few.low > 1.25 * 2 * t * few.stderr
     ratio = data.ratio(0, 1)
     assert (ratio.low + ratio.high) / 2 == pytest.approx(100 + 100 * (20 / 60 - 1) * 100 / 101.5, abs=0.05)
 
 
+def test_clusters_of_unequal_size_count_as_fewer():
+    """Fifty questions about one picture and one about each of ten others: as little as two pictures say."""
+    for sizes, freedom in (((50, *[1] * 10), 1.0), ((5, *[1] * 10), 15**2 / 35 - 1), ([3] * 7, 6.0)):
+        clusters = np.repeat(np.arange(len(sizes)), sizes)
+        points = np.random.default_rng(0).normal(50, 10, len(clusters))
+        found = stats.mean(points, clusters)
+        assert (found.high - found.value) / found.stderr == pytest.approx(reference.t.ppf(0.975, freedom))
+
+
+def test_rows_that_cancel_within_pictures_are_no_more_than_there_are():
+    """Of 50 pictures 48 have a row that A alone has right and one that B alone has; of one, A has both."""
+    apart = np.array([1, -1] * 48 + [1, 1, 0, 0])
+    data = Paired(100.0 * np.stack([apart > 0, apart < 0], axis=1), np.arange(100) // 2)
+    found = data.difference(0, 1)
+    centre = 2 / 101.5
+    square = (100 * (100 * (found.stderr / 100) ** 2 + 0.02**2) + 1.5) / 101.5 - centre**2
+    half = 100 * reference.t.ppf(0.975, 49) * math.sqrt(square / 101.5)
+    assert (found.low, found.high) == pytest.approx((100 * centre - half, 100 * centre + half))
+
+
 def test_rows_that_all_differ_alike():
-    found = Resampled([[30.0, 0.0]] * 50, np.arange(50)).difference(0, 1)
+    found = Paired([[30.0, 0.0]] * 50, np.arange(50)).difference(0, 1)
     assert found.stderr == 0
     assert 0 < found.low < 30 < found.high
 
 
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="3 rows need as many clusters"):
-        Resampled(np.ones((3, 2)), [0, 1])
+        Paired(np.ones((3, 2)), [0, 1])
     with pytest.raises(UserError, match="Points are rows by configurations"):
-        Resampled(np.ones((3, 2)), [0, 1, 2], worth=np.ones((3, 1)))
+        Paired(np.ones((3, 2)), [0, 1, 2], worth=np.ones((3, 1)))
     with pytest.raises(UserError, match="2 means need a square"):
         stats.letters([1.0, 2.0], [[True]])
 
@@ -328,7 +349,7 @@ def covered(n: int, kind: str, shares: list[float], alike: float, experiments: i
     points = np.stack([100.0 * (codes == 0), 100.0 * (codes == 1)], axis=2)
     truth, held = 100 * (shares[0] - shares[1]), 0
     for one in points:
-        found = Resampled(one, clusters).difference(0, 1)
+        found = Paired(one, clusters).difference(0, 1)
         held += found.low <= truth <= found.high
     return 100 * held / experiments
 
@@ -338,6 +359,19 @@ def covered_share(n: int, kind: str, p: float, alike: float, experiments: int) -
     hits = outcomes((experiments, n), clusters, [1 - p, p], alike)
     found = [stats.share(one, clusters) for one in hits]
     return 100 * sum(one.low <= 100 * p <= one.high for one in found) / experiments
+
+
+def covered_mean(n: int, kind: str, shares: list[float], alike: float, experiments: int, benchmarks: int = 4) -> float:
+    """Of the mean over benchmarks of A in percent of B, that have another half of the rows both right."""
+    clusters, both = clusters_of(n, kind), 0.5
+    every = [shares[0], shares[1], both, shares[2] - both]
+    codes = outcomes((experiments * benchmarks, n), clusters, every, alike)
+    points = 100.0 * np.stack([(codes == 0) | (codes == 2), (codes == 1) | (codes == 2)], axis=2)
+    truth, held = 100 * (shares[0] + both) / (shares[1] + both), 0
+    for some in points.reshape(experiments, benchmarks, n, 2):
+        found = stats.mean_of_ratios([Paired(one, clusters).ratio(0, 1) for one in some])
+        held += found.low <= truth <= found.high
+    return 100 * held / experiments
 
 
 CASES = [
@@ -363,6 +397,11 @@ def test_intervals_of_shares_hold_the_truth(n: int, kind: str, p: float, alike: 
     assert 91.5 <= covered_share(n, kind, p, alike, 400) <= 98.5
 
 
+@pytest.mark.parametrize(("n", "kind", "shares", "alike"), CASES[:3])
+def test_intervals_of_means_of_ratios_hold_the_truth(n: int, kind: str, shares: list[float], alike: float):
+    assert 91.5 <= covered_mean(n, kind, shares, alike, 200) <= 98.5
+
+
 def test_that_simulation_sees_a_wrong_formula():
     """Clusters that are not looked at make intervals too narrow."""
     clusters = clusters_of(500, "uneven")
@@ -383,3 +422,9 @@ def test_two_thousand_intervals_hold_the_truth(n: int, kind: str, shares: list[f
 )
 def test_two_thousand_intervals_of_shares_hold_the_truth(n: int, kind: str, p: float, alike: float):
     assert 93 <= covered_share(n, kind, p, alike, 2000) <= 97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "kind", "shares", "alike"), CASES)
+def test_two_thousand_intervals_of_means_of_ratios_hold_the_truth(n: int, kind: str, shares: list[float], alike: float):
+    assert 93 <= covered_mean(n, kind, shares, alike, 2000) <= 97

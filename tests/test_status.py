@@ -11,24 +11,23 @@ from typing import Any
 
 import pytest
 
-from script_vlmeval import status
 from script_vlmeval.errors import UserError
-from script_vlmeval.status import CellState, command, states, table
+from script_vlmeval.status import CellState, command, live, states, table, watch, words
 from script_vlmeval.store import CellStore
 
 RESULT = {"n": 4, "failed": 0, "failures": {}, "score": 61.25}
 
 
 def cell(
-    work_dir: Path, config: str = "tiny_full", benchmark: str = "GQA", *, rows: Any = 4, answers: int = 0, **files: Any
+    work_dir: Path, config: str = "tiny_full", benchmark: str = "GQA", *, rows: Any = 4, answers: int | None = None, **files: Any
 ) -> Path:
-    """A cell's folder as a run leaves it; files: result, failure."""
+    """A cell's folder as a run leaves it; files: result, failure. answers: those that a result is of, else none."""
     folder = work_dir / config / benchmark
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(json.dumps({"config": config, "rows": rows}))
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    lines(folder, answers)
+    lines(folder, files.get("result", {}).get("n", 0) if answers is None else answers)
     return folder
 
 
@@ -109,7 +108,7 @@ def test_a_run_that_ends_between_two_looks_is_done(tmp_path: Path, monkeypatch: 
         (folder / "result.json").write_text(json.dumps(RESULT))
         return False
 
-    monkeypatch.setattr(status, "held", ends)
+    monkeypatch.setattr(watch, "held", ends)
     assert only(tmp_path).state == "done"
 
 
@@ -168,34 +167,73 @@ def test_what_has_no_score_says_why(tmp_path: Path):
     assert (only(tmp_path).state, only(tmp_path).score, only(tmp_path).reason) == ("done", "", "not scored: needs a judge")
 
 
+@pytest.mark.parametrize(("left", "lost"), [(4, 0), (3, 1), (1, 3), (0, 4)])
+def test_answers_that_a_finished_cell_has_lost_are_told(left: int, lost: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = cell(tmp_path, result=RESULT, answers=max(0, left - 1))
+    lines(folder, min(1, left), "-2")
+    (folder / "predictions.jsonl").open("a").write('{"index": "9", "predi')  # torn
+    found = only(tmp_path)
+    assert (found.state, found.rows, found.answers, found.lost, found.score) == ("done", 4, left, lost, "61.25")
+    told = "1 answer is missing on disk" if lost == 1 else f"{lost} answers are missing on disk"
+    assert (told in found.reason) == bool(lost)
+    assert command(tmp_path, live=False) == int(lost > 0)
+    assert f"{left}/4" in capsys.readouterr().out
+
+
+def test_a_finished_cell_without_its_file_of_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (cell(tmp_path, result=RESULT | {"failed": 1, "failures": {"3": "no picture"}}) / "predictions.jsonl").unlink()
+    assert (only(tmp_path).state, only(tmp_path).answers, only(tmp_path).lost) == ("failed rows", 0, 4)
+    assert only(tmp_path).reason == "4 answers are missing on disk: a rerun asks them again; 1 row: no picture"
+    monkeypatch.setattr(words, "_SINGLY", 0)
+    assert "4 answers are missing" in table(states(tmp_path))
+
+
+def test_lost_answers_among_many_cells_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(words, "_SINGLY", 1)
+    cell(tmp_path, "tiny_full", result=RESULT)
+    cell(tmp_path, "tiny_script_16", result=RESULT, answers=2)
+    cell(tmp_path, "tiny_script_8", result=RESULT | {"score": None, "unscored": "needs a judge"})
+    lines = table(states(tmp_path)).split("\n")
+    assert lines[2:4] == ["done: 2 answers are missing on disk: a rerun asks them again", "    tiny_script_16/GQA"]
+    assert len(lines) == 5
+
+
+def test_lines_are_counted_again_where_a_file_of_answers_has_changed(tmp_path: Path):
+    folder = cell(tmp_path, result=RESULT, answers=3)
+    seen = watch.Watch(tmp_path)
+    assert [c.lost for c in seen.look()] == [1]
+    lines(folder, 1)
+    assert [c.lost for c in seen.look()] == [0]
+
+
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cell(tmp_path, "tiny_full", "GQA", answers=1)
     cell(tmp_path, "tiny_full", "MME", answers=1)
-    count = status.written
+    count = watch.written
 
     def refused(folder: Path) -> int:
         if folder.name == "GQA":
             raise PermissionError(13, "Permission denied", str(folder))
         return count(folder)
 
-    monkeypatch.setattr(status, "written", refused)
+    monkeypatch.setattr(watch, "written", refused)
     assert [(c.state, c.reason) for c in states(tmp_path)] == [("missing", "cannot be read: Permission denied"), ("partial", "")]
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     done, open_ = cell(tmp_path, "tiny_full", result=RESULT), cell(tmp_path, "tiny_script_16", answers=2)
     read: list[str] = []
-    monkeypatch.setattr(status, "read_json", lambda path, real=status.read_json: (read.append(path.name), real(path))[1])
-    monkeypatch.setattr(status, "written", lambda folder, real=status.written: (read.append("lines"), real(folder))[1])
-    watch = status._Watch(tmp_path)
-    assert [c.answers for c in watch.look()] == [4, 2]
+    monkeypatch.setattr(watch, "read_json", lambda path, real=watch.read_json: (read.append(path.name), real(path))[1])
+    monkeypatch.setattr(watch, "written", lambda folder, real=watch.written: (read.append("lines"), real(folder))[1])
+    seen = watch.Watch(tmp_path)
+    assert [c.answers for c in seen.look()] == [4, 2]
     assert read == ["result.json", "cell.json", "lines"]
     read.clear()
-    assert [c.answers for c in watch.look()] == [4, 2]
+    assert [c.answers for c in seen.look()] == [4, 2]
     assert read == []
     lines(open_, 1, "-1")
     (done / "result.json").write_text(json.dumps(RESULT | {"failed": 1}))
-    assert [c.answers for c in watch.look()] == [3, 3]
+    assert [c.answers for c in seen.look()] == [3, 3]
     assert sorted(read) == ["lines", "result.json"]
 
 
@@ -278,7 +316,7 @@ def test_nothing_there_is_said(tmp_path: Path):
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
     """A terminal, and a clock that moves by 2 s a look; what is given is called with the number of each wait."""
-    monkeypatch.setattr(status, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(live, "is_terminal", lambda stream: True)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "30")
     now, waits = [0.0], [0]
@@ -290,7 +328,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]],
             waits[0] += 1
             step(waits[0])
 
-        monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+        monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
 
     return during
 

@@ -44,7 +44,11 @@ def unscored(work_dir: Path, config: str, benchmark: str, why: str = JUDGE, **mo
 def heads(summary: report.Summary) -> list[str]:
     """The columns of scores."""
     found = [str(cell.value) for cell in openpyxl.load_workbook(summary.workbook)["overview"][1]]
-    return [head for head in found[found.index("budget") + 1 :] if not head.endswith(("%", "tokens", ", video"))]
+    return [
+        head
+        for head in found[found.index("budget") + 1 :]
+        if not head.endswith(("%", "tokens", ", video", " low", " high", " benchmarks"))
+    ]
 
 
 def notes(summary: report.Summary) -> str:
@@ -207,17 +211,32 @@ def test_an_incomplete_unpruned_score_marks_the_means_that_rest_on_it(tmp_path: 
     ("change", "cause"),
     [
         ({"failed": 2}, "failed rows"),
-        ({"n": 7}, "scores on other rows than the unpruned model's"),
-        (None, "missing benchmarks"),
+        ({"unread": 1}, "judge replies that could not be read"),
     ],
 )
-def test_the_legend_names_the_causes_that_exist(tmp_path: Path, change: dict[str, Any] | None, cause: str):
+def test_the_legend_names_the_causes_that_exist(tmp_path: Path, change: dict[str, Any], cause: str):
+    for config in ("tiny_full", "tiny_script_16"):
+        scored(tmp_path, config, "GQA", 40.0)
+        if "unread" in change:
+            judged(tmp_path, config, "gpt", **change)
+        else:
+            scored(tmp_path, config, "POPE", 40.0, **change)
+    assert lines(report.summarise(tmp_path))[-1] == f"* incomplete: {cause}"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"), [({"n": 7}, "scores on other rows than the unpruned model's"), (None, "missing benchmarks")]
+)
+def test_what_a_mean_lacks_is_said_and_no_star(tmp_path: Path, change: dict[str, Any] | None, cause: str):
     for benchmark in ("GQA", "POPE"):
         scored(tmp_path, "tiny_full", benchmark, 80.0)
     scored(tmp_path, "tiny_script_16", "GQA", 40.0)
     if change is not None:
         scored(tmp_path, "tiny_script_16", "POPE", 40.0, **change)
-    assert lines(report.summarise(tmp_path))[-1] == f"* incomplete: {cause}"
+    summary = report.summarise(tmp_path)
+    assert lines(summary)[-1].endswith(f"not to be compared with other means: {cause}")
+    assert "*" not in report.table(summary)
+    assert cell_of(summary, "tiny_script_16", "mean over benchmarks").value == "1 of 2"
 
 
 def test_the_legend_names_several_causes(tmp_path: Path):
@@ -226,7 +245,7 @@ def test_the_legend_names_several_causes(tmp_path: Path):
     scored(tmp_path, "tiny_script_16", "GQA", 40.0, failed=1)
     (tmp_path / "tiny_script_16" / "POPE").mkdir()
     (tmp_path / "tiny_script_16" / "POPE" / "cell.json").write_text("{}")
-    assert lines(report.summarise(tmp_path))[-1] == "* incomplete: failed rows or unfinished cells"
+    assert lines(report.summarise(tmp_path))[-2] == "* incomplete: failed rows or unfinished cells"
 
 
 # without a score -----------------------------------------------------------------------------------------------------------
@@ -297,7 +316,8 @@ def test_many_benchmarks_have_a_line_each(tmp_path: Path, benchmarks: int, confi
     for name in names:
         for i in range(benchmarks):
             scored(tmp_path, name, f"Bench{i}", 10.0 * i)
-    found = lines(report.summarise(tmp_path))
+    *found, missing = lines(report.summarise(tmp_path))
+    assert missing.startswith("no retention on Bench0, Bench1")
     assert len({len(line) for line in found}) == 1
     if turned:
         assert found[0].split() == ["config", *names]

@@ -10,9 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +42,12 @@ def light() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def plotless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plots of `swept` are looked at; those of the other runs nobody does."""
+    monkeypatch.setattr("script_vlmeval.report.files.plots", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Rows of the embedded benchmark, whose pictures are drawn."""
@@ -71,6 +74,7 @@ def test_every_cell_has_its_files(swept: Path):
             assert found["score"] == found["metrics"][found["primary"]]
     assert (swept / "summary.xlsx").is_file()
     assert (swept / "accuracy.png").is_file()
+    assert (swept / "plots" / "accuracy.png").is_file()
 
 
 def test_tokens_are_measured(swept: Path):
@@ -172,6 +176,26 @@ def test_an_old_answer_does_not_stand_in_for_a_picture_that_broke(
     found = result(tmp_path / "out", "tiny_full", "mine")
     assert (found["failed"], list(found["failures"])) == (1, ["3"])
     assert predictions(tmp_path / "out", "tiny_full", "mine")[3] is None
+
+
+def test_answers_of_another_version_are_scored_and_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    argv = ["--model", "tiny_full", "--data", "ShapesVQA", "--limit", "4", "--work-dir", str(tmp_path), "--quiet"]
+    assert main(argv) == 0
+    cell = tmp_path / "tiny_full" / "ShapesVQA"
+    before, answers = result(tmp_path, "tiny_full", "ShapesVQA"), (cell / "predictions.jsonl").read_bytes()
+    monkeypatch.setattr("script_vlmeval.survey._code", lambda method: "another")
+    assert main(argv) == 2
+    assert "code: " in capsys.readouterr().err
+    (cell / "worth.jsonl").unlink()
+    assert main([*argv, "--mode", "eval"]) == 0
+    after = result(tmp_path, "tiny_full", "ShapesVQA")
+    assert (after["score"], after["fingerprint"]) == (before["score"], before["fingerprint"])
+    assert (cell / "worth.jsonl").exists()
+    assert (cell / "predictions.jsonl").read_bytes() == answers
+    assert f"code {before['fingerprint']['code']} -> another" in after["notes"][-1]
+    assert main([*argv, "--mode", "eval", "--seed", "1"]) == 2, "another seed is another configuration"
 
 
 def test_a_model_that_always_fails_is_given_up_soon(
@@ -316,15 +340,11 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path: Path, swept: Path):
         str(tmp_path),
         "--quiet",
     ]
-    child = subprocess.Popen([sys.executable, "run.py", *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     answers = tmp_path / "tiny_full" / "ShapesVQA" / "predictions.jsonl"
-    deadline = time.monotonic() + 90
-    while (
-        child.poll() is None and time.monotonic() < deadline and not (answers.is_file() and answers.read_bytes().count(b"\n") > 8)
-    ):
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child = Child(argv, tmp_path / "log.txt", None)
+    child.until(lambda: answers.is_file() and answers.read_bytes().count(b"\n") > 8)
+    child.kill()
+    assert child.end() == -signal.SIGKILL
     kept = answers.read_bytes().count(b"\n")
     assert 8 < kept < 48
     assert main(argv) == 0

@@ -31,7 +31,7 @@ def bench() -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     sys.path[:] = path
-    for name in {"sweep_benchmark", "sweep_models", "sweep_overhead", "sweep_sides", "real_size"} - before:
+    for name in {"sweep_benchmark", "sweep_models", "sweep_overhead", "sweep_sides"} - before:
         del sys.modules[name]
 
 

@@ -406,6 +406,8 @@ def test_figures_that_rows_do_not_explain_have_no_points_and_silence_no_file():
     assert [line["points"] for line in unexplained.lines(())] == [None, None]
     assert [line["worth"] for line in unexplained.lines(())] == [1, 0]
     assert unexplained.standard_error() is None
+    alike = Score({"Overall": 100.0}, "Overall", "", {"a": 1.0, "b": 1.0}, points={"a": 100.0, "b": 100.0})
+    assert Worth.of(dataset(rows), alike).standard_error() is None, "nothing says how much rows vary"
     assert Worth.of(dataset(rows), Score({"ANLS": 7.0}, "ANLS", "")) is None
     assert Worth.of(dataset(rows), Score({}, "", "", unscored="needs a judge")) is None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec
 
+from .. import doubts
 from ..cells import Scalar
 from ..errors import UserError
 from ..methods import base
@@ -127,7 +128,7 @@ def where(trace: TracebackType | None) -> str:
 
 def _refused_result(trace: TracebackType | None) -> bool:
     """Whether a guard of the contract refused what the method returned, not the method what it was given."""
-    frames = [f for f in traceback.extract_tb(trace) if f.name != "require_finite"]
+    frames = [f for f in traceback.extract_tb(trace) if f.name != "require_finite" and f.filename != doubts.__file__]
     return bool(frames) and frames[-1].filename == base.__file__ and frames[-1].name in _GUARDS
 
 

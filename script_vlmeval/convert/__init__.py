@@ -25,6 +25,8 @@ from .sizes import TOWER as TOWER
 from .sizes import described as described
 from .sizes import kind as kind
 from .sizes import layers as layers
+from .sizes import rows_of
+from .sizes import shape as shape
 from .sizes import visual as visual
 from .weights import UNSAFE as UNSAFE
 from .weights import state_of
@@ -122,7 +124,7 @@ def _config(folder: Path, family: str, vision: Any, vocabulary: int) -> Any:
 
     config = read(folder / "config.json")
     said = {key: needed(folder, key) for key in _SIZES} | {key: config[key] for key in _MORE if config.get(key) is not None}
-    rows, pad = (vocabulary + 2 + 63) // 64 * 64, vocabulary + 1
+    rows, pad = rows_of(vocabulary), vocabulary + 1
     same: dict[str, Any] = dict(
         text_config=t.LlamaConfig(**said, vocab_size=rows, pad_token_id=pad),
         vision_config=vision,

@@ -1,4 +1,4 @@
-"""How large a folder's model is, by its configuration alone: layers, and the visual tokens of a picture."""
+"""How large a folder's model is, by its configuration alone: the language model, and the visual tokens of a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..efficiency import Shape
 from ..errors import UserError, reason_of
 from .layout import family_of, is_original, needed, read, tower_at
 
@@ -39,6 +40,21 @@ def layers(folder: Path) -> int:
     if "num_hidden_layers" in text:
         return int(text["num_hidden_layers"])
     return int(_built(folder).get_text_config().num_hidden_layers)
+
+
+@cache
+def shape(folder: Path) -> Shape:
+    """Sizes of the language model, as it will be loaded."""
+    if not is_original(folder):
+        return Shape.of(_built(folder))  # not the file: what it leaves out has other defaults in each class
+    found = {key: needed(folder, key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")}
+    more = {key: value for key, value in read(folder / "config.json").items() if key in ("num_key_value_heads", "head_dim")}
+    return Shape.of({"model_type": "llama", **found, **more, "vocab_size": rows_of(int(needed(folder, "vocab_size")))})
+
+
+def rows_of(vocabulary: int) -> int:
+    """Rows of the embedding of an original checkpoint: its words, `<image>` and `<pad>`, filled up to a multiple of 64."""
+    return (vocabulary + 2 + 63) // 64 * 64
 
 
 @cache

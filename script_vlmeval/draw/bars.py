@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HEIGHT = 3.0
 _CROWD = 48  # bars in a panel beyond which fewer panels are side by side
 _TOP = 150.0  # percent above which no interval is followed
+_LEVEL = 3  # methods whose names fit side by side
 _GAP = 0.9  # between groups, in bars
 _SHADES = ("#3f7fbf", "#85b5da", "#bfd9ec", "#eff5fb")  # one hue, the fewer tokens the lighter; intervals show on all
 _EDGE = "#2b4a6f"
@@ -51,9 +52,11 @@ def retention(rows: Sequence[Row], spans: Spans) -> Figure | None:
     if any(spans.retention(bar.row) for own in bars.values() for bar in own):
         entries.append(interval())
     figure, axes = panels(len(bars), _HEIGHT, entries, columns)
+    names = max(len({bar.method for bar in own}) for own in bars.values())
+    slant = 0 if names <= _LEVEL else 90  # of all panels, where one has more names than fit side by side
     for axis, (benchmark, own) in zip(axes, bars.items(), strict=True):
         title(axis, benchmark)
-        _draw(axis, own, spans)
+        _draw(axis, own, spans, slant)
     return figure
 
 
@@ -71,9 +74,9 @@ def _bars(groups: Sequence[Budget], colors: Sequence[str], benchmark: str, metho
                     yield Bar(method, color, row)
 
 
-def _draw(axis: Axes, bars: Sequence[Bar], spans: Spans) -> None:
+def _draw(axis: Axes, bars: Sequence[Bar], spans: Spans, slant: float) -> None:
     """From zero, so that lengths may be compared."""
-    axis.set_ylabel("retention %")
+    axis.set_ylabel("retention, %", fontsize=9)
     rules(axis, "y")
     places, names, at = list[float](), dict[str, list[float]](), 0.0
     for i, bar in enumerate(bars):
@@ -89,7 +92,6 @@ def _draw(axis: Axes, bars: Sequence[Bar], spans: Spans) -> None:
             down, up = span.around(height)
             axis.errorbar(place, height, yerr=[down, up], color=INK, linewidth=0.9, capsize=1.2, capthick=0.7)
     axis.axhline(100, color=INK, linewidth=1, linestyle=DASHES, zorder=1.5)
-    slant = 0 if len(names) <= 3 else 90  # more names do not fit side by side
     axis.set_xticks([sum(own) / len(own) for own in names.values()], list(names), rotation=slant, fontsize=8.5)
     axis.tick_params(axis="x", length=0)
     room = max(4 - at, 0) / 2  # a bar alone is no wall

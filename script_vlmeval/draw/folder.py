@@ -32,16 +32,19 @@ def plots(rows: Sequence[Row], evidence: Evidence | None, folder: Path) -> list[
     from matplotlib import rc_context
 
     written: list[Path] = []
-    with disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if any(not row.config.full for row in rows):
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
         for name, figure in _figures(rows, Spans(evidence)):
             with rc_context({"svg.hashsalt": name}):  # several in one page share no names
                 written += save(figure, folder / f"{name}.png", folder / f"{name}.svg")
     with disk(folder):
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.glob("*")):
             if _OURS.fullmatch(path.name) and path not in written:
                 path.unlink()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     return written
 
 

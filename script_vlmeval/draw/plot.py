@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .mean import MEAN, means
+from .measure import measured
 from .row import Row, peers
 from .spans import Evidence, Span, Spans
 from .style import (
-    COLORS,
     COLUMNS,
     DASHES,
     DOTS,
@@ -21,19 +21,24 @@ from .style import (
     INK,
     STYLE,
     Looks,
-    apart,
+    aside,
     band,
     column,
     handles,
+    interval,
+    level,
     ranked,
     rules,
     save,
+    shift,
+    ticks,
     title,
 )
 from .style import figure as empty
 from .style import looks as _looks
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -90,18 +95,31 @@ def curves(rows: Sequence[Row], looks: Looks, spans: Spans) -> Figure:
 def _figure(panels: Sequence[Panel], looks: Looks | None = None, spans: Spans | None = None) -> Figure:
     spans = spans or Spans()
     looks = looks or _looks(ranked(row for panel in panels for line in panel.lines.values() for row in line))
-    shown = {method: look for method, look in looks.items() if any(method in panel.curves for panel in panels)}
     columns = min(COLUMNS, len(panels))
     blocks = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     grid = [row for block in blocks for row in _grid(block, _HEIGHTS[columns], looks, spans)]
     heights = [height for height, _ in grid]
-    figure = empty(column(columns) * columns, sum(heights), [*handles(shown), band()] if shown else [])
+    figure = empty(column(columns) * columns, sum(heights), _entries(panels, looks, spans))
     axes = figure.add_gridspec(len(grid), columns, height_ratios=heights)
     for i, (_, painters) in enumerate(grid):
         for j, paint in enumerate(painters):
             if paint:
                 paint(figure.add_subplot(axes[i, j]))
     return figure
+
+
+def _entries(panels: Sequence[Panel], looks: Looks, spans: Spans) -> list[Artist]:
+    """What is drawn above comparisons, which have their names beside them."""
+    lines = [line for panel in panels for line in panel.curves.values()]
+    if not lines:
+        return []
+    shown = {line[0].config.method for line in lines}
+    known = [[row for row in line if spans.score(row)] for line in lines]
+    found = handles({method: look for method, look in looks.items() if method in shown})
+    found += [level()] * any(panel.full and panel.curves for panel in panels)
+    if any(len(line) > 1 for line in known):
+        return [*found, band()]
+    return [*found, *([interval()] if any(known) else [])]
 
 
 def _grid(block: Sequence[Panel], height: float, looks: Looks, spans: Spans) -> Iterator[tuple[float, Sequence[_Painter | None]]]:
@@ -111,7 +129,7 @@ def _grid(block: Sequence[Panel], height: float, looks: Looks, spans: Spans) -> 
     for i in range(max(len(panel.comparisons) for panel in block)):
         here = [panel.comparisons[i] if i < len(panel.comparisons) else [] for panel in block]
         painters = [
-            partial(_compare, panel=panel, rows=rows, spans=spans) if rows else None
+            partial(_compare, panel=panel, rows=rows, looks=looks, spans=spans) if rows else None
             for panel, rows in zip(block, here, strict=True)
         ]
         yield _DOT * max(map(len, here)) + _FRAME, painters
@@ -133,45 +151,53 @@ def _panels(rows: Sequence[Row]) -> list[Panel]:
 
 def _draw(axis: Axes, panel: Panel, looks: Looks, spans: Spans) -> None:
     rows = [row for line in panel.curves.values() for row in line]
-    title(axis, panel.title)
-    axis.set_ylabel(rows[0].metric)
+    title(axis, panel.title, pad=18 if panel.full else 10)
+    axis.set_ylabel(measured(rows[0]), fontsize=9)
     rules(axis, "y")
-    for method, line in panel.curves.items():
-        _line(axis, line, looks[method], spans)
+    for place, (method, line) in enumerate(panel.curves.items()):
+        _line(axis, line, looks[method], spans, aside(place, len(panel.curves)))
     _scale(axis, sorted({row.tokens for row in rows}), "video" if any(row.video for row in rows) else "image")
     if panel.full:
         kept = f" ({panel.full.tokens:g} tokens)" if panel.full.tokens else ""
-        _level(axis, panel.full.score, f"unpruned{kept}: {panel.full.score:.4g}", INK, DASHES)
+        axis.axhline(panel.full.score, color=INK, linewidth=1.2, linestyle=DASHES, zorder=1.5)
+        _beneath(axis, f"unpruned{kept}: {panel.full.score:.4g}")
     floors = _merged((panel.full or rows[0]).floors)
     for label, score in floors.items():
         below = len(floors) > 1 and score == min(floors.values())  # two levels may be close
-        _level(axis, score, f"{label}: {score:.4g}", GREY, DOTS, right=True, below=below)
+        _level(axis, score, f"{label}: {score:.4g}", below)
     axis.margins(y=0.1)
     low, high = axis.get_ylim()
     if high - low < _LEAST:  # all scores alike: an axis of rounding errors says nothing
         axis.set_ylim(low - _LEAST / 2, high + _LEAST / 2)
 
 
-def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any], spans: Spans) -> None:
+def _beneath(axis: Axes, text: str) -> None:
+    """Below the title, where nothing is drawn over it."""
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    axis.annotate(text, **place, va="bottom", color=INK, fontsize=8.5)
+
+
+def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any], spans: Spans, to_the_side: float) -> None:
     tokens, scores = [row.tokens for row in rows], [row.score for row in rows]
     around = [spans.score(row) or Span(row.score, row.score) for row in rows]
     low, high = [span.low for span in around], [span.high for span in around]
-    axis.fill_between(tokens, low, high, color=look["color"], alpha=0.13, linewidth=0)
-    axis.vlines(tokens, low, high, color=look["color"], alpha=0.45, linewidth=1.2)
-    axis.plot(tokens, scores, **look, linewidth=1.8, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8)
+    drawn: list[Any] = [
+        axis.fill_between(tokens, low, high, color=look["color"], alpha=0.13, linewidth=0),
+        axis.vlines(tokens, low, high, color=look["color"], alpha=0.45, linewidth=1.2),
+        *axis.plot(tokens, scores, **look, linewidth=1.8, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8),
+    ]
+    shift(axis, to_the_side, drawn)
 
 
-def _compare(axis: Axes, panel: Panel, rows: Sequence[Row], spans: Spans) -> None:
+def _compare(axis: Axes, panel: Panel, rows: Sequence[Row], looks: Looks, spans: Spans) -> None:
     """The methods of one budget, a line of its own for each, between what needs no image and what all tokens give."""
     tokens = Counter(row.tokens for row in rows).most_common(1)[0][0]
     title(axis, f"{panel.title} at {tokens:.4g} tokens", pad=18)
     rules(axis, "x")
     for place, row in enumerate(rows):
-        floor = row.config.method == "random"  # what every method must beat
-        span = spans.score(row)
+        span, look = spans.score(row), looks[row.config.method]
         error = span.around(row.score) if span else None
-        look: Any = {"fmt": "s" if floor else "o", "color": GREY if floor else COLORS[0], "markersize": 5}
-        axis.errorbar(row.score, place, xerr=error, **look)
+        axis.errorbar(row.score, place, xerr=error, fmt=look["marker"], color=look["color"], markersize=5.5)
     axis.set_yticks(range(len(rows)), _labels(rows), fontsize=8.5)
     floors = _merged((panel.full or rows[0]).floors)
     for label, score in floors.items():
@@ -180,7 +206,8 @@ def _compare(axis: Axes, panel: Panel, rows: Sequence[Row], spans: Spans) -> Non
     if panel.full:
         _mark(axis, panel.full.score, "unpruned", INK, DASHES, "center")
     axis.set_ylim(-0.7, len(rows) - 0.3)
-    axis.set_xlabel(f"{rows[0].metric}, with 95 % intervals")
+    known = "; 95 % intervals" if any(map(spans.score, rows)) else ""
+    axis.set_xlabel(measured(rows[0]) + known, fontsize=9)
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
@@ -199,18 +226,18 @@ def _mark(axis: Axes, score: float, label: str, color: str, line: Any, side: Any
 def _scale(axis: Axes, tokens: Sequence[float], of: str) -> None:
     """A log2 axis with a tick at every budget, or at as many as do not collide. of: what the tokens are counted in."""
     axis.set_xscale("log", base=2)
-    shown = apart(tokens, 9)
+    shown = ticks(axis, tokens, ".4g")
     axis.set_xticks(shown, [f"{value:.4g}" for value in shown])
     axis.set_xlim(tokens[0] / 1.22, tokens[-1] * 1.22)
     axis.set_xlabel(f"visual tokens kept per {of} (log scale)", fontsize=9)
 
 
-def _level(axis: Axes, score: float, label: str, color: str, line: Any, right: bool = False, below: bool = False) -> None:
-    """A horizontal line with its label: on the left, where curves are low, or on the right, where they are high."""
-    axis.axhline(score, color=color, linewidth=1.2, linestyle=line, zorder=1.5)
-    place: Any = {"xy": (0.988 if right else 0.012, score), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    place |= {"xytext": (0, -3 if below else 3), "va": "top" if below else "bottom", "ha": "right" if right else "left"}
-    axis.annotate(label, **place, color=color, fontsize=8.5, bbox=_BEHIND)
+def _level(axis: Axes, score: float, label: str, below: bool) -> None:
+    """A horizontal line with its label on the right, where curves are high."""
+    axis.axhline(score, color=GREY, linewidth=1.2, linestyle=DOTS, zorder=1.5)
+    place: Any = {"xy": (0.988, score), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    place |= {"xytext": (0, -3 if below else 3), "va": "top" if below else "bottom", "ha": "right"}
+    axis.annotate(label, **place, color=GREY, fontsize=8.5, bbox=_BEHIND)
 
 
 def _merged(floors: Mapping[str, float]) -> dict[str, float]:

@@ -119,8 +119,13 @@ def headed(benchmark: str, metric: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    """A finite number, or None for anything else, also for an integer beyond what a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def at(data: Any, path: str) -> Any:

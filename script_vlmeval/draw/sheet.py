@@ -32,7 +32,7 @@ _FONT, _SMALL = 9.0, 8.0
 _LETTER = 0.074  # of a letter, about
 _LINES = 4  # of an answer
 _DPI = 150
-_KEY = "Clear: kept. Grey: dropped, the paler the earlier."
+_KEY = "Clear: kept, where nothing else is said. Grey: dropped, the paler the earlier."
 _TWO = " Pale colours: kept in the overview alone."
 _STYLE: Any = {"font.family": "DejaVu Sans", "font.size": _FONT, "svg.hashsalt": "script_vlmeval", "svg.fonttype": "path"}
 _TOLD: Any = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -40,12 +40,14 @@ _TOLD: Any = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"Crea
 
 @dataclass(frozen=True)
 class Panel:
-    """One method at one budget. note is one line; text, the answer, may be long. kept: None where nothing was dropped."""
+    """One method at one budget. note is one line; text, the answer, may be long. kept: None where nothing was dropped.
+    clear: what a clear cell stands for, where that is more than its own token."""
 
     title: str
     note: str
     text: str
     kept: Kept | None
+    clear: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _block(panel: Panel, sheet: Sheet, form: _Form) -> _Block:
     def paint(axis: Axes, view: View) -> None:
         visualize_kept(axis, sheet.views[view], of_view(panel.kept, view), stages)
 
-    return _Block(panel.title, form.lines(panel.note, form.block, 2), form.lines(panel.text, form.block), paint)
+    note = (*form.lines(panel.note, form.block, 2), *form.lines(panel.clear, form.block, 3))
+    return _Block(panel.title, note, form.lines(panel.text, form.block), paint)
 
 
 def _relevant(name: str, kept: Kept, sheet: Sheet, form: _Form) -> _Block:

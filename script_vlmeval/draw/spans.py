@@ -1,9 +1,9 @@
-"""How far from what was measured the truth may be: 95 % intervals, from resampling where there is such evidence."""
+"""How far from what was measured the truth may be: 95 % intervals, from the rows where these are known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,8 @@ class Evidence(Protocol):
     def retention(self) -> Mapping[tuple[str, str], Estimate]: ...
     @property
     def mean_retention(self) -> Mapping[str, Estimate]: ...
+    @property
+    def damaged(self) -> Container[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Spans:
         found = self._evidence.interval.get((str(row.config), row.benchmark)) if self._evidence else None
         if span := _span(found):
             return span
-        return None if row.half is None else Span(row.score - row.half, row.score + row.half)
+        if row.half is None or (str(row.config), row.benchmark) in (self._evidence.damaged if self._evidence else ()):
+            return None
+        return Span(row.score - row.half, row.score + row.half)
 
     def retention(self, row: Row) -> Span | None:
         if row.benchmark == MEAN:

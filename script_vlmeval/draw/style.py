@@ -1,7 +1,8 @@
 """How every plot looks: a colour, a marker and a line style for each method, the paper, the legend, and the files.
 
-A reader in print, in grey or with any colour vision tells the methods apart: no two have a colour in common (of a set chosen
-for that), nor marker and line style both. Figures of three columns are as wide as a page at two thirds of their size.
+A method that is known looks the same in all figures of all folders. A reader in print, in grey or with any colour vision tells
+the methods apart: no two have a colour in common (the first of a set chosen for that), nor marker and line style both.
+Figures of three columns are as wide as a page at two thirds of their size.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import colorsys
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,14 +37,22 @@ COLORS = (
     "#8C510A",
     "#AA4499",
 )
+_KNOWN = (  # in the order of their looks, which stay when others are added at the end; random choice is grey
+    "script", "cdpruner", "divprune", "fastv", "visionzip", "sparsevlm", "downsample", "pool", "dart", "pyramiddrop", "trim",
+    "grid", "fastervlm", "vispruner", "holov", "mmtok", "scope", "seqprune", "evs", "vidcom2", "scriptcompat", "scriptfigure",
+)  # fmt: skip
+RANDOM = "random"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)), (0, (7, 2, 1, 2)))
 INK, GREY, PALE = "#222222", "#767676", "#e6e6e6"
 DASHES, DOTS = (0, (6, 3)), (0, (1, 2))
 COLUMNS = 3
+_GOLDEN = (5**0.5 - 1) / 2
 _DPI, _PIXELS = 200, 60_000  # of a PNG; the most that one may have a side
 _ENTRY, _AROUND = 0.22, 0.28  # inches of a line of the legend, and around it
 _BESIDE, _LETTER = 0.6, 0.7  # inches left of a panel's title; the width of its letters, in their size
+_DIGIT, _SPACE = 0.09, 0.1  # inches of a digit of a tick, and between two ticks
+_STEP, _SPREAD = 2.6, 16.0  # points between marks that would hide each other, and from the first of them to the last at most
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -70,11 +78,18 @@ def ranked(rows: Iterable[Row]) -> list[str]:
 
 
 def looks(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How each method is drawn, everywhere. Beyond the chosen colours, hues at equal steps."""
-    more = range(len(methods) - len(COLORS))
-    colors = [*COLORS, *(colorsys.hls_to_rgb(i / len(more), 0.35, 0.45) for i in more)]
-    styles = zip(methods, colors, cycle(_MARKERS), cycle(_LINES), strict=False)
-    return {method: {"color": color, "marker": marker, "linestyle": line} for method, color, marker, line in styles}
+    """How each method is drawn, everywhere: by its name alone where it is known; those that are not follow in their order."""
+    others = sorted(set(methods) - {*_KNOWN, RANDOM})
+    places = {method: place for place, method in enumerate([*_KNOWN, *others])}
+    found = {method: _look(places[method]) for method in methods if method != RANDOM}
+    return {method: found.get(method, {"color": GREY, "marker": "d", "linestyle": _LINES[3]}) for method in methods}
+
+
+def _look(place: int) -> dict[str, Any]:
+    """Beyond the chosen colours, hues that stay far from those before (steps of the golden section), in three shades."""
+    hue, shade = (place * _GOLDEN) % 1, 0.28 + 0.11 * (place % 3)
+    color = COLORS[place] if place < len(COLORS) else colorsys.hls_to_rgb(hue, shade, 0.5)
+    return {"color": color, "marker": _MARKERS[place % len(_MARKERS)], "linestyle": _LINES[place % len(_LINES)]}
 
 
 def handles(styles: Looks, **more: Any) -> list[Artist]:
@@ -144,10 +159,14 @@ def column(columns: int) -> float:
 
 def title(axis: Axes, text: str, pad: float = 10) -> None:
     """As large as there is room for above a panel."""
-    spec, page = axis.get_subplotspec(), axis.get_figure(root=True)
-    width = page.get_size_inches()[0] / spec.get_gridspec().ncols if spec and page else column(1)
-    size = min(12.0, 72 * (width - _BESIDE) / (_LETTER * len(text)))
+    size = min(12.0, 72 * room(axis) / (_LETTER * len(text)))
     axis.set_title(text, loc="left", fontweight="bold", fontsize=size, color=INK, pad=pad)
+
+
+def room(axis: Axes) -> float:
+    """The width of a panel beside its numbers, in inches."""
+    spec, page = axis.get_subplotspec(), axis.get_figure(root=True)
+    return (page.get_size_inches()[0] / spec.get_gridspec().ncols if spec and page else column(1)) - _BESIDE
 
 
 def rules(axis: Axes, which: Any) -> None:
@@ -168,13 +187,37 @@ def halo() -> list[Any]:
     return [withStroke(linewidth=2.5, foreground="white")]
 
 
-def apart(values: Sequence[float], most: int) -> list[float]:
-    """Of ascending positive values those that are far enough apart on a log axis for labels, the largest always; about `most`."""
+def ticks(axis: Axes, values: Sequence[float], form: str) -> list[float]:
+    """Of ascending positive values those whose labels have room beside each other on a log axis, the largest always."""
     shown: list[float] = []
+    inch = math.log(values[-1] / values[0]) / room(axis)
     for value in reversed(values):
-        if not shown or math.log2(shown[-1] / value) >= math.log2(values[-1] / values[0]) / most:
+        letters = len(format(value, form)) + (len(format(shown[-1], form)) if shown else 0)
+        if not shown or math.log(shown[-1] / value) >= inch * (_DIGIT * letters / 2 + _SPACE):
             shown.append(value)
     return shown
+
+
+def aside(place: int, count: int) -> float:
+    """How many points to the right the mark at that place of so many is drawn, which would lie on each other."""
+    step = min(_STEP, _SPREAD / max(count - 1, 1))
+    return step * (place - (count - 1) / 2)
+
+
+def shift(axis: Axes, points: float, artists: Iterable[Any]) -> None:
+    """Draws what is there already so many points to the right of its place."""
+    from matplotlib.transforms import offset_copy
+
+    moved = offset_copy(axis.transData, axis.get_figure(root=True), x=points, units="points")
+    for artist in artists:
+        artist.set_transform(moved)
+
+
+def level() -> Artist:
+    """The legend's entry for the unpruned model where it is a line."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=INK, linewidth=1.2, linestyle=DASHES, label="unpruned")
 
 
 def save(made: Figure, *paths: Path) -> list[Path]:

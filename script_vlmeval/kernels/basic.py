@@ -8,6 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from ..doubts import doubt
 from ..errors import UserError
 
 EPS = 1e-12  # lower bound of a norm
@@ -26,8 +27,8 @@ def unit(x: Tensor) -> Tensor:
     """Rows of unit length in float32; a zero row stays zero. Raises UserError for NaN or inf."""
     x = x.float()
     norm: Tensor = x.norm(dim=-1, keepdim=True)
-    if not bool(torch.isfinite(norm).all()):
-        raise UserError("NaN or infinity in the features; a selection from them would be arbitrary. Try another --dtype.")
+    said = "NaN or infinity in the features; a selection from them would be arbitrary. Try another --dtype."
+    doubt(~torch.isfinite(norm).all(), lambda: UserError(said))
     return torch.div(x, norm.clamp_min(EPS))
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..doubts import doubt, gathering
 from ..errors import UserError, unknown
 
 METHODS: dict[str, type[Method]] = {}
@@ -192,7 +193,7 @@ class Method:
         if k >= visual.shape[2]:
             return take(visual, torch.arange(visual.shape[2], device=visual.tokens.device).expand(visual.shape))
         reduced = self.reduce(visual, k)
-        self.checked(visual, k, reduced.keep)
+        reduced = replace(reduced, keep=self.checked(visual, k, reduced.keep))
         if reduced.tokens.shape != (*reduced.keep.shape, visual.tokens.shape[-1]):
             raise UserError(f"'{self.name}' returned tokens of shape {tuple(reduced.tokens.shape)} for {k} kept ones.")
         return reduced
@@ -214,17 +215,18 @@ class Method:
         expected = (*visual.shape[:2], k)
         if tuple(keep.shape) != expected:
             raise UserError(f"'{self.name}' returned {tuple(keep.shape)} indices where {expected} were asked for.")
-        if not _well_formed(keep, visual.shape[2]):
-            raise UserError(f"'{self.name}' returned indices that are not ascending, distinct and below {visual.shape[2]}.")
-        return keep
+        n = visual.shape[2]
+        said = f"'{self.name}' returned indices that are not ascending, distinct and below {n}."
+        doubt(_malformed(keep, n), lambda: UserError(said))
+        return keep.clamp(-1, n - 1) if gathering() else keep
 
 
-def _well_formed(keep: Tensor, n: int) -> bool:
-    """Ascending, distinct, below n, with -1 only at the end."""
+def _malformed(keep: Tensor, n: int) -> Tensor:
+    """Whether not ascending, distinct, below n, with -1 only at the end."""
     real = keep >= 0
     rising = (keep[..., 1:] > keep[..., :-1]) | ~real[..., 1:]
     ended = real[..., :-1] | ~real[..., 1:]
-    return bool(rising.all() & ended.all() & (keep < n).all())
+    return ~(rising.all() & ended.all() & (keep < n).all())
 
 
 def take(visual: Visual, keep: Tensor) -> Reduced:
@@ -238,8 +240,13 @@ def require_finite(x: Tensor, what: str) -> None:
 
     One pass that makes nothing: only a sum that is not finite, which very large numbers give as well, is looked into.
     """
-    if not bool(torch.isfinite(x.sum(dtype=torch.float32))) and not bool(torch.isfinite(x).all()):
-        raise UserError(f"NaN or infinity in {what}: a selection would be arbitrary. Try another --dtype (float32).")
+
+    def error() -> UserError | None:
+        if bool(torch.isfinite(x).all()):
+            return None
+        return UserError(f"NaN or infinity in {what}: a selection would be arbitrary. Try another --dtype (float32).")
+
+    doubt(~torch.isfinite(x.sum(dtype=torch.float32)), error)
 
 
 def get_method(name: str, **params: object) -> Method:
@@ -257,7 +264,7 @@ def get_method(name: str, **params: object) -> Method:
         first, then = name.split("+")
         return _hybrid(first, then, dict(params))
     if name not in METHODS:
-        raise unknown("method", name, METHODS)
+        raise unknown("method", name, METHODS, "See --list methods.")
     cls = METHODS[name]
     own = {f.name: str(f.type) for f in fields(cls)} if hasattr(cls, "__dataclass_fields__") else {}  # type: ignore[arg-type]
     known = {*own, *around(name, cls.reduce is not Method.reduce, cls.gated)}

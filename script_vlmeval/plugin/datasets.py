@@ -328,4 +328,4 @@ def _open_unknown(benchmark: Benchmark, work_dir: Path) -> Dataset:
     if named and (path := named / f"{name}.tsv").is_file():
         return _open_own(Benchmark(name, str(path), "tsv", "exact", "accuracy"), work_dir)
     known = {*known_names(), *host().dataset.SUPPORTED_DATASETS}
-    raise unknown("benchmark", name, known, "Or give the path of a .tsv file.")
+    raise unknown("benchmark", name, known, "`--list data` shows ours; a table of your own is given by its path, ending in .tsv.")

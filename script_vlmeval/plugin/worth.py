@@ -50,7 +50,9 @@ class Worth:
     def standard_error(self) -> float | None:
         """Of the main figure, clustered by picture; None where rows do not explain it, show one picture alone, or are
         all worth the same."""
-        error = math.nan if self.points is None else scoring.standard_error(self.points, self.clusters)
+        if self.points is None or len(set(self.points)) == 1:
+            return None
+        error = scoring.standard_error(self.points, self.clusters)
         return None if math.isnan(error) else error
 
     def lines(self, failed: Collection[str]) -> Iterator[dict[str, Any]]:

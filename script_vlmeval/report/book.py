@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .evidence import Evidence
 
 MOST, SHOWN = 20_000, 1_000  # rows that a benchmark's sheet has at most, and that it has of more
-_LAYOUT = 1  # of these workbooks: a new one is written where the number is another
+_LAYOUT = 2  # of these workbooks: a new one is written where the number is another
 _FRONT = "benchmarks"
 
 
@@ -74,7 +74,7 @@ def _figures(row: Row, evidence: Evidence, sheet: str) -> dict[str, Any]:
         "n": row.n,
         "failed": Styled(row.failed, incomplete=row.failed > 0),
         "visual tokens": at(row.data, "tokens.visual_kept"),
-        "of": at(row.data, "tokens.visual_full"),
+        "visual tokens unpruned": at(row.data, "tokens.visual_full"),
         "answers/s": row.data.get("samples_per_second"),
         "scorer": row.data.get("scorer") or row.data.get("unscored"),
         "sheet": sheet,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from openpyxl.chart import BarChart, Reference, ScatterChart, Series
 from openpyxl.chart.data_source import NumDataSource, NumRef
@@ -19,6 +19,7 @@ from openpyxl.drawing.text import CharacterProperties, Paragraph, ParagraphPrope
 from openpyxl.utils import get_column_letter
 
 from ..draw import Row
+from ..draw.measure import measured
 from ..draw.style import GREY, INK, PALE, looks, ranked
 from . import figures
 from .sheets import ACROSS, Page, Styled
@@ -27,13 +28,18 @@ from .summary import Summary
 if TYPE_CHECKING:
     from .evidence import Evidence
 
-_MARKERS = ("circle", "square", "triangle", "diamond", "x", "plus", "star", "dash", "dot")
+_MARKERS = {  # as plots have them -> as spreadsheets do, which have no other triangles
+    "o": "circle", "s": "square", "^": "triangle", "D": "diamond", "d": "diamond", "v": "dash", "P": "plus", "X": "x",
+    "<": "dot", ">": "star",
+}  # fmt: skip
 _WIDTH, _HEIGHT = 18.0, 9.5  # centimetres
 _LINES = 21  # that a chart covers
 _LONG = 12  # entries of a legend's column
 _CURVES, _BARS = "curves", "retention"
 _MEAN = "mean"
 _FULL = "unpruned"
+_Place: TypeAlias = tuple[str, str, str, str]  # title, model, benchmark, budget
+_Kept: TypeAlias = "tuple[float, figures.Interval | None]"  # a retention
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,13 @@ def chart_pages(summary: Summary, evidence: Evidence) -> list[Page]:
     if all(row.config.full for row in rows):
         return []
     methods = ranked(rows)
-    colors = {method: _hex(look["color"]) for method, look in looks(methods).items()} | {_FULL: _hex(INK)}
+    styles = looks(methods)
+    colors = {method: _hex(look["color"]) for method, look in styles.items()} | {_FULL: _hex(INK)}
+    markers = {method: _MARKERS[look["marker"]] for method, look in styles.items()} | {_FULL: "star"}
+    axes = {_title(row.heading, row.config.model, _several(rows)): measured(row) for row in rows}
     curves = _curves(rows, evidence)
     bars = _bars(summary, evidence, methods)
-    scores, kept = _scatters(curves, colors), _retentions(bars, methods, colors)
+    scores, kept = _scatters(curves, colors, markers, axes), _retentions(bars, methods, colors)
     titles = list(dict.fromkeys([*kept, *scores]))
     placed = []
     for line, title in enumerate(titles):
@@ -74,6 +83,10 @@ def chart_pages(summary: Summary, evidence: Evidence) -> list[Page]:
     ]
 
 
+def _several(rows: Sequence[Row]) -> bool:
+    return len({row.config.model for row in rows}) > 1
+
+
 def _title(benchmark: str, model: str, several: bool) -> str:
     return f"{benchmark} · {model}" if several else benchmark
 
@@ -83,12 +96,12 @@ def _title(benchmark: str, model: str, several: bool) -> str:
 
 def _curves(rows: Sequence[Row], evidence: Evidence) -> list[list[Any]]:
     """A line for each cell; those of one curve follow each other, from few tokens to many."""
-    several = len({row.config.model for row in rows}) > 1
+    several = _several(rows)
     head = ["chart", "model", "benchmark", "method", "config", "visual tokens", "score", "down to 95% low", "up to 95% high"]
     found: list[list[Any]] = [head]
     for row in sorted(rows, key=_order):
         interval = figures.score(row, evidence)
-        down, up = (None, None) if interval is None else (row.score - interval.low, interval.high - row.score)
+        down, up = (None, None) if interval is None else interval.around(row.score)
         method = _FULL if row.config.full else row.config.method
         place = [_title(row.heading, row.config.model, several), row.config.model, row.benchmark, method, str(row.config)]
         found.append([*place, float(row.tokens), row.score, down, up])
@@ -99,22 +112,25 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row.config.model, row.benchmark, row.config.full, row.config.method, row.tokens, row.config.budget
 
 
-def _scatters(lines: Sequence[Sequence[Any]], colors: Mapping[str, str]) -> dict[str, ScatterChart]:
-    """A chart for each benchmark and model."""
-    return {block.title: _scatter(block, lines, colors) for block in _blocks(lines, 0)}
+def _scatters(
+    lines: Sequence[Sequence[Any]], colors: Mapping[str, str], markers: Mapping[str, str], axes: Mapping[str, str]
+) -> dict[str, ScatterChart]:
+    """A chart for each benchmark and model. axes: what the axis of scores says, by title."""
+    return {block.title: _scatter(block, lines, colors, markers, axes[block.title]) for block in _blocks(lines, 0)}
 
 
-def _scatter(block: _Block, lines: Sequence[Sequence[Any]], colors: Mapping[str, str]) -> ScatterChart:
+def _scatter(
+    block: _Block, lines: Sequence[Sequence[Any]], colors: Mapping[str, str], markers: Mapping[str, str], score: str
+) -> ScatterChart:
     chart = ScatterChart()
     chart.scatterStyle, chart.style = "lineMarker", 13
-    _frame(chart, block.title, "visual tokens kept (log scale)", "score")
+    _frame(chart, block.title, "visual tokens kept (log scale)", score)
     chart.x_axis.scaling.logBase = 2
     chart.x_axis.number_format = chart.y_axis.number_format = "General"
     for part in _blocks(lines[: block.last], 3, block.first):
         xs, ys = (_reference(_CURVES, column, part) for column in (6, 7))
         series = Series(ys, xs, title=part.title)
-        marker = list(colors).index(part.title) % len(_MARKERS) if part.title in colors else 0
-        _look(series, colors[part.title], _MARKERS[marker], lonely=part.first == part.last)
+        _look(series, colors[part.title], markers[part.title], lonely=part.first == part.last)
         series.errBars = _error_bars("y", _CURVES, (8, 9), part, colors[part.title])
         chart.series.append(series)
     _place(chart)
@@ -144,36 +160,36 @@ def _floor_log2(value: float) -> int:
 
 
 def _bars(summary: Summary, evidence: Evidence, methods: Sequence[str]) -> list[list[Any]]:
-    """A line for each benchmark and budget with a method in each column, then half of each one's interval; of several benchmarks
-    their mean first."""
-    several = len({row.config.model for row in summary.rows}) > 1
-    cells: dict[tuple[str, str, str, str], dict[str, tuple[float, float | None]]] = {}
+    """A line for each benchmark and budget with a method in each column, then how far down and up each one's interval goes; of
+    several benchmarks their mean first."""
+    several = _several(summary.rows)
+    cells: dict[_Place, dict[str, _Kept]] = {}
     for row in summary.rows:
         if not row.config.full and row.retention is not None:
             place = (_title(row.heading, row.config.model, several), row.config.model, row.benchmark, row.config.budget)
-            half = figures.half(figures.retention(row, evidence))
-            cells.setdefault(place, {})[row.config.method] = row.retention, half
+            cells.setdefault(place, {})[row.config.method] = row.retention, figures.retention(row, evidence)
     means = _means(summary, evidence, several)
-    head = ["chart", "model", "benchmark", "budget", *methods, *(f"{method} ±95%" for method in methods)]
+    ends = [f"{method} {way}" for way in ("down to 95% low", "up to 95% high") for method in methods]
+    head = ["chart", "model", "benchmark", "budget", *methods, *ends]
     found: list[list[Any]] = [head]
     for place, here in [*means.items(), *sorted(cells.items(), key=lambda item: item[0][:3])]:
-        pairs = [here.get(method, (None, None)) for method in methods]
-        found.append([*place, *(value for value, _ in pairs), *(half for _, half in pairs)])
+        kept = [here.get(method, (0.0, None)) for method in methods]
+        arms = [interval.around(value) if interval else (None, None) for value, interval in kept]
+        values = [here[method][0] if method in here else None for method in methods]
+        found.append([*place, *values, *(down for down, _ in arms), *(up for _, up in arms)])
     return found
 
 
-def _means(
-    summary: Summary, evidence: Evidence, several: bool
-) -> dict[tuple[str, str, str, str], dict[str, tuple[float, float | None]]]:
+def _means(summary: Summary, evidence: Evidence, several: bool) -> dict[_Place, dict[str, _Kept]]:
     """Mean retention of what has all benchmarks, where there are several."""
-    found: dict[tuple[str, str, str, str], dict[str, tuple[float, float | None]]] = {}
+    found: dict[_Place, dict[str, _Kept]] = {}
     for config in summary.configs:
         compared = [row.retention for row in summary.compared(config) if row.retention is not None]
         if config.full or len(compared) < 2 or summary.lacking(config):
             continue
-        half = figures.half(figures.of(evidence.mean_retention.get(str(config))))
+        interval = figures.of(evidence.mean_retention.get(str(config)))
         place = (_title("mean retention", config.model, several), config.model, _MEAN, config.budget)
-        found.setdefault(place, {})[config.method] = sum(compared) / len(compared), half
+        found.setdefault(place, {})[config.method] = sum(compared) / len(compared), interval
     return found
 
 
@@ -192,8 +208,8 @@ def _retention(block: _Block, lines: Sequence[Sequence[Any]], methods: Sequence[
             continue
         series = Series(_reference(_BARS, 5 + place, block), title=method)
         series.graphicalProperties = GraphicalProperties(solidFill=colors[method])
-        half = 5 + len(methods) + place
-        series.errBars = _error_bars("y", _BARS, (half, half), block, _hex(INK))
+        down = 5 + len(methods) + place
+        series.errBars = _error_bars("y", _BARS, (down, down + len(methods)), block, _hex(INK))
         chart.series.append(series)
     _place(chart)
     chart.set_categories(_reference(_BARS, 4, block))

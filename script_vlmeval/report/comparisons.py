@@ -10,13 +10,14 @@ from .sheets import Styled
 if TYPE_CHECKING:
     from .evidence import Comparison, Evidence
 
-_KINDS = ("full", "random", "pair")
+AGAINST = {"full": "unpruned model", "random": "random choice", "pair": "another method"}  # evidence calls it -> readers do
 _P = '[<0.0001]"<0.0001";0.0000'
 
 
 def comparisons(evidence: Evidence) -> list[dict[str, Any]]:
     """A line each: against the unpruned model, then against random choice, then between methods."""
-    found = sorted(evidence.comparisons, key=lambda one: _KINDS.index(one.why) if one.why in _KINDS else len(_KINDS))
+    kinds = list(AGAINST)
+    found = sorted(evidence.comparisons, key=lambda one: kinds.index(one.why) if one.why in kinds else len(kinds))
     return [_line(one) for one in found]
 
 
@@ -26,7 +27,7 @@ def _line(one: Comparison) -> dict[str, Any]:
         "benchmark": one.benchmark,
         "config": str(one.config),
         "against": str(one.against),
-        "why": one.why,
+        "why": AGAINST.get(one.why, one.why),
         "difference": number(difference.value),
         "95% low": number(difference.low),
         "95% high": number(difference.high),

@@ -1,14 +1,13 @@
 """What the rows on disk say of the scores: intervals, paired comparisons, and which configurations cannot be told apart.
 
-Rows are compared where two cells of one model have the same rows of the same table; a cell without `worth.jsonl` has no entries.
-p values are adjusted by Holm within a family: one benchmark, one model, and comparisons of one kind.
+Rows are compared where two cells of one model have the same rows of the same table; a cell without `worth.jsonl`, or with a
+damaged one, has no entries. p values are adjusted by Holm within a family: one benchmark, one model, and comparisons of one kind.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal, TypeAlias
@@ -20,7 +19,7 @@ from ..cells import Config
 from ..draw import Row, peers
 from ..stats import Difference, Estimate
 from .summary import Summary
-from .worth import Floats, Panel, loyalty, panels
+from .worth import Panel, loyalty, panels, worth_file
 
 Key: TypeAlias = tuple[str, str]  # (str(config), row.benchmark)
 Why: TypeAlias = Literal["full", "random", "pair"]
@@ -60,7 +59,9 @@ class Evidence:
     interval: of the score, in its unit. retention, mean_retention (by str(config)): percent of the unpruned model.
     letters: peers that share a letter cannot be told apart. loyalty: percent of rows read as the unpruned model's answer.
     hard: percent right of the rows that plain downsampling among the peers has wrong, and how many these are.
-    oracle: by (model, benchmark, budget), percent of rows that some peer has right.
+    oracle: by (model, benchmark, budget), percent of rows that some peer has right. Peers that were not all asked the same rows
+    have neither letters nor an oracle.
+    damaged: cells whose rows on disk cannot be used: nothing else stands in for their intervals.
     """
 
     interval: dict[Key, Estimate] = field(default_factory=dict)
@@ -71,44 +72,54 @@ class Evidence:
     hard: dict[Key, tuple[Estimate, int]] = field(default_factory=dict)
     oracle: dict[tuple[str, str, str], float] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    damaged: set[Key] = field(default_factory=set)
 
 
 def evidence(summary: Summary) -> Evidence:
     """Read from the folder that the summary is of."""
     found = Evidence()
-    parts: dict[str, dict[str, tuple[Floats, Floats, float, float]]] = defaultdict(dict)
+    told: set[Key] = set()
     tables: dict[Key, list[Row]] = defaultdict(list)
     for row in summary.rows:
         tables[row.config.model, row.benchmark].append(row)
     for panel in panels(summary.rows, summary.workbook.parent):
         first = panel.rows[0]
         alike = peers(tables[first.config.model, first.benchmark])  # also of those that have no panel, as the plots have it
-        read = _Reading(panel, alike)
-        read.into(found)
-        for name, part in read.parts():
-            parts[name][first.benchmark] = part
+        _Reading(panel, alike).into(found)
+        told.update((str(row.config), row.benchmark) for row in panel.rows)
     for config in summary.configs:
-        if (mean := _mean_retention(summary, config, parts[str(config)], found)) is not None:
+        if (mean := _mean_retention(summary, config, found)) is not None:
             found.mean_retention[str(config)] = mean
+    silent = (row for row in summary.rows if (str(row.config), row.benchmark) not in told)
+    found.damaged.update((str(row.config), row.benchmark) for row in silent if worth_file(row, summary.workbook.parent).exists())
     return found
 
 
-def _mean_retention(
-    summary: Summary, config: Config, parts: Mapping[str, tuple[Floats, Floats, float, float]], found: Evidence
-) -> Estimate | None:
+def _mean_retention(summary: Summary, config: Config, found: Evidence) -> Estimate | None:
     """None where a benchmark of the mean has no interval. Of a single benchmark, its own."""
-    names = [row.benchmark for row in summary.compared(config)]
-    if not names or any(name not in parts for name in names):
+    ratios = [found.retention.get((str(config), row.benchmark)) for row in summary.compared(config)]
+    known = [ratio for ratio in ratios if ratio is not None]
+    if not known or len(known) < len(ratios):
         return None
-    if len(names) == 1:
-        return found.retention.get((str(config), names[0]))
-    mean = stats.mean_of_ratios([parts[name] for name in names])
-    return mean if mean.known else None
+    return known[0] if len(known) == 1 else stats.mean_of_ratios(known)
 
 
 def _known(estimates: Iterable[tuple[Key, Estimate]]) -> Iterator[tuple[Key, Estimate]]:
     """Those with an interval: a single picture has none."""
     return ((key, estimate) for key, estimate in estimates if estimate.known)
+
+
+@dataclass(frozen=True)
+class _Peers:
+    """A group of cells with equally many visual tokens: those in the panel, by their columns.
+
+    budget: what the group is called, also by its cells in other panels; whole: it has no cells there.
+    """
+
+    columns: list[int]
+    budget: str
+    tokens: float
+    whole: bool
 
 
 class _Reading:
@@ -117,12 +128,17 @@ class _Reading:
     def __init__(self, panel: Panel, alike: Sequence[Sequence[Row]]) -> None:
         self.panel, self.rows = panel, panel.rows
         self.benchmark, self.model = self.rows[0].benchmark, self.rows[0].config.model
-        seed = zlib.crc32(self.rows[0].folder.encode())  # a benchmark scored in two ways is resampled alike
-        self.data = stats.Resampled(panel.points, panel.clusters, worth=panel.worth, seed=seed)
+        self.data = stats.Paired(panel.points, panel.clusters, worth=panel.worth)
         self.full = next((i for i, row in enumerate(self.rows) if row.config.full), None)
+        self.peers = [self._group(group) for group in alike]
+
+    def _group(self, group: Sequence[Row]) -> _Peers:
         place = {str(row.config): i for i, row in enumerate(self.rows)}
-        groups = [[place[str(row.config)] for row in group if str(row.config) in place] for group in alike]
-        self.peers = [sorted(i for i in group if i != self.full) for group in groups]
+        names = {str(row.config) for row in group if not row.config.full}
+        known = [row for row in (*self.rows, *self.panel.others) if str(row.config) in names]
+        budget = " / ".join(dict.fromkeys(row.config.budget for row in sorted(known, key=lambda row: row.order)))
+        columns = sorted(place[name] for name in names if name in place)
+        return _Peers(columns, budget, group[0].measured, len(columns) == len(known))
 
     def into(self, found: Evidence) -> None:
         """Adds what there is to say."""
@@ -133,25 +149,18 @@ class _Reading:
         found.retention.update(_known(self._retentions()))
         found.loyalty.update(_known(self._loyalty()))
         for group in self.peers:
-            found.hard.update((key, (share, n)) for key, share, n in self._hard(group) if share.known)
+            found.hard.update((key, (share, n)) for key, share, n in self._hard(group.columns) if share.known)
         found.oracle.update(self._oracles())
-
-    def parts(self) -> Iterator[tuple[str, tuple[Floats, Floats, float, float]]]:
-        """By configuration, what its mean retention is made of."""
-        if self.full is None or not self.data.means[self.full] > 0:
-            return
-        draws, means = self.data.draws, self.data.means
-        for i, row in enumerate(self.rows):
-            yield str(row.config), (draws[:, i], draws[:, self.full], float(means[i]), float(means[self.full]))
 
     def _key(self, i: int) -> Key:
         return str(self.rows[i].config), self.benchmark
 
     def _comparisons(self) -> list[Comparison]:
+        groups = [group.columns for group in self.peers]
         pairs: dict[Why, list[tuple[int, int]]] = {
             "full": [(i, self.full) for i in range(len(self.rows)) if self.full is not None and i != self.full],
-            "random": [(i, at) for group in self.peers for i in group if (at := self._baseline(group, i, RANDOM)) is not None],
-            "pair": [pair for group in self.peers for pair in combinations(group, 2)],
+            "random": [(i, at) for group in groups for i in group if (at := self._baseline(group, i, RANDOM)) is not None],
+            "pair": [pair for group in groups for pair in combinations(group, 2)],
         }
         return [comparison for why in _FAMILIES for comparison in self._family(why, sorted(pairs[why]))]
 
@@ -176,13 +185,17 @@ class _Reading:
             if self.full is not None and row.retention is not None:
                 yield self._key(i), self.data.ratio(i, self.full)
 
+    def _whole(self) -> list[_Peers]:
+        """Groups of which all may be held against all: peers with other rows would seem to be tied with each other."""
+        return [group for group in self.peers if group.whole and len(group.columns) > 1]
+
     def _letters(self, comparisons: Sequence[Comparison]) -> Iterator[tuple[Key, str]]:
         told = {(str(c.config), str(c.against)) for c in comparisons if c.why == "pair" and c.verdict != "cannot tell"}
-        for group in self.peers:
-            names = [str(self.rows[i].config) for i in group]
-            apart = np.array([[(a, b) in told or (b, a) in told for b in names] for a in names], dtype=bool)
-            if len(group) > 1:
-                yield from zip(map(self._key, group), stats.letters([self.data.means[i] for i in group], apart), strict=True)
+        for group in self._whole():
+            names = [str(self.rows[i].config) for i in group.columns]
+            apart = np.array([[(a, b) in told for b in names] for a in names], dtype=bool)
+            means = [self.data.means[i] for i in group.columns]
+            yield from zip(map(self._key, group.columns), stats.letters(means, apart), strict=True)
 
     def _loyalty(self) -> Iterator[tuple[Key, Estimate]]:
         full = None if self.full is None else self.panel.reads[self.full]
@@ -200,10 +213,10 @@ class _Reading:
                 yield self._key(i), stats.share(self.panel.worth[wrong, i], self.data.codes[wrong]), int(wrong.sum())
 
     def _oracles(self) -> Iterator[tuple[tuple[str, str, str], float]]:
-        """Groups with the same budgets' names are told apart by the tokens that they read."""
-        groups = [group for group in self.peers if len(group) > 1 and not np.isnan(self.panel.worth[:, group]).any()]
-        labels = [" / ".join(dict.fromkeys(self.rows[i].config.budget for i in group)) for group in groups]
-        for group, label in zip(groups, labels, strict=True):
-            mark = f" ({self.rows[group[0]].measured:.0f} tokens)" if labels.count(label) > 1 else ""
-            best = float(self.panel.worth[:, group].max(axis=1).mean())
-            yield (self.model, self.benchmark, label + mark), 100 * best
+        """Groups with the same budgets' names, here or in another panel, are told apart by the tokens that they read."""
+        labels = [group.budget for group in self.peers]
+        for group in self._whole():
+            worth = self.panel.worth[:, group.columns]
+            if not np.isnan(worth).any():
+                mark = f" ({group.tokens:.0f} tokens)" if labels.count(group.budget) > 1 else ""
+                yield (self.model, self.benchmark, group.budget + mark), 100 * float(worth.max(axis=1).mean())

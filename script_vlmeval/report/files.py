@@ -11,6 +11,7 @@ from ..draw import Row, accuracy, plots
 from ..files import replacing
 from .book import write_books
 from .evidence import Evidence, evidence
+from .latex import write_table
 from .page import write_page
 from .pages import pages
 from .rows import read
@@ -30,8 +31,8 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, str]], predictions
 
 
 def summarise(work_dir: Path) -> Summary:
-    """Reads every result under `work_dir` and writes what sums them up: summary.xlsx, a workbook for each configuration, plots
-    where there is something to draw, and report.html.
+    """Reads every result under `work_dir` and writes what sums them up: summary.xlsx and summary.tex, a workbook for each
+    configuration, plots where there is something to draw, and report.html.
 
     What is not a result of this program is skipped with a warning. UserError when there is none, or the disk refuses.
     """
@@ -41,6 +42,7 @@ def summarise(work_dir: Path) -> Summary:
     if summary.plot:
         _accuracy(summary.rows, found, summary.plot, drawn)
     save(pages(summary, found), summary.workbook)
+    write_table(summary, found)
     books = write_books(summary, found, work_dir)
     known = replace(summary, evidence=found, plots=tuple(drawn), books=tuple(books))
     return replace(known, page=write_page(known, found))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..cells import Config
 from ..draw import Row, headed, number, peers
 from . import figures
+from .figures import Interval
 from .reported import origins, reported
 from .sheets import Styled
-from .summary import NOT_SCORED, Summary
+from .summary import NOT_SCORED, Mean, Summary
 
 if TYPE_CHECKING:
     from .evidence import Evidence
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 class Column:
     """A heading and a value for each line: the configurations, then what is reached without looking.
 
-    brief: the heading on a terminal, None for what is on the sheet alone. detail: what is left out where there are many
-    benchmarks.
+    head: the heading on the sheet, and brief: on a terminal; None for what is not there. detail: what is left out where there
+    are many benchmarks.
     """
 
-    head: str
+    head: str | None
     values: list[Any]
     brief: str | None = None
     detail: bool = False
@@ -39,12 +40,13 @@ def overview(summary: Summary, evidence: Evidence) -> list[Column]:
     heads = [Column(key, [line.get(key) for line in names], "config" if key == "config" else None) for key in names[0]]
     blank = [None] * len(floors)
     tokens = [Column(head, [*values, *blank], head.removeprefix("visual ")) for head, values in _tokens(summary).items()]
-    means = [_mean_retention(summary, config) for config in configs]
-    spread = [figures.half(figures.of(evidence.mean_retention.get(str(config)))) for config in configs]
-    spread = [half if mean.value is not None else None for half, mean in zip(spread, means, strict=True)]
+    means = [summary.mean_retention(config) for config in configs]
+    spread = [figures.of(evidence.mean_retention.get(str(config))) for config in configs]
+    over = [Styled(mean.lacks, incomplete=True, centred=True) if mean and mean.lacks else None for mean in means]
     mean = [
-        Column("mean retention %", [*means, *blank], "mean retention %"),
-        *_known(Column("mean retention ±95%", [*spread, *blank])),
+        Column("mean retention %", [*map(_mean_retention, means), *blank], "mean retention %"),
+        *_known(Column("mean over benchmarks", [*over, *blank], "mean over")),
+        *_ends("mean retention", [found if mean else None for found, mean in zip(spread, means, strict=True)], blank),
     ]
     scores = [column for benchmark in summary.benchmarks for column in _scores(summary, evidence, benchmark, floors)]
     sources = _known(Column("published from", [*(_sources(summary, config) for config in configs), *blank]))
@@ -54,6 +56,13 @@ def overview(summary: Summary, evidence: Evidence) -> list[Column]:
 def _known(column: Column) -> list[Column]:
     """A column that has something to say."""
     return [column] if any(value is not None for value in column.values) else []
+
+
+def _ends(label: str, intervals: Sequence[Interval | None], blank: Sequence[None]) -> list[Column]:
+    """The ends of intervals, where some are known."""
+    ends = zip(*map(figures.ends, intervals), strict=True)
+    found = [Column(f"{label} 95% {end}", [*values, *blank]) for end, values in zip(("low", "high"), ends, strict=False)]
+    return [known for column in found for known in _known(column)]
 
 
 def name(config: Config) -> dict[str, Any]:
@@ -100,16 +109,18 @@ def _scores(
     gaps = [summary.gaps.get((str(config), summary.folders[benchmark])) for config in summary.configs]
     scores: list[Any] = [_score(row, gap, here, evidence) for row, gap in zip(rows, gaps, strict=True)]
     blank = [None] * len(floors)
-    halves = [row and figures.half(figures.score(row, evidence)) for row in rows]
-    kept = [row and figures.half(figures.retention(row, evidence)) for row in rows]
+    around = [figures.score(row, evidence) if row else None for row in rows]
+    kept = [figures.retention(row, evidence) if row else None for row in rows]
+    said = [interval.said(row.score) if row and interval else None for row, interval in zip(rows, around, strict=True)]
     letters = [row and _letters(row, evidence) for row in rows]
     return [
         Column(head, scores + [scored.get(benchmark) for scored in floors.values()], head),
         *_published(benchmark, head, rows, len(floors)),
-        Column(f"{head} ±95%", [*halves, *blank], "±95%", detail=True),
-        *_known(Column(f"{head} group", [*letters, *blank])),
+        *_known(Column(None, [*said, *blank], "95%", detail=True)),
+        *_ends(head, around, blank),
+        *_known(Column(f"{head} letters", [*letters, *blank])),
         Column(f"{head} retention %", [*(row and row.retention for row in rows), *blank], "retention %", detail=True),
-        *_known(Column(f"{head} retention ±95%", [*kept, *blank])),
+        *_ends(f"{head} retention", kept, blank),
     ]
 
 
@@ -123,6 +134,13 @@ def _score(row: Row | None, gap: str | None, here: Sequence[Row], evidence: Evid
     cannot be told apart from that one."""
     if row is None:
         return Styled(gap, incomplete=gap not in (None, NOT_SCORED))
+    first, tied = standing(row, here, evidence)
+    return Styled(row.score, bold=first or tied, italic=tied, incomplete=row.incomplete)
+
+
+def standing(row: Row, here: Sequence[Row], evidence: Evidence) -> tuple[bool, bool]:
+    """Whether a score is the best of those on its benchmark that it may be compared with, and else whether it cannot be told
+    apart from that one."""
     mine = [other for other in here if other.config.model == row.config.model]
     alike = next((group for group in peers(mine) if row in group), [])
     best = max((other.score for other in alike), default=row.score)
@@ -132,7 +150,7 @@ def _score(row: Row | None, gap: str | None, here: Sequence[Row], evidence: Evid
         for other in alike
         if other.score == best
     )
-    return Styled(row.score, bold=first or tied, italic=tied, incomplete=row.incomplete)
+    return first, tied
 
 
 def _published(benchmark: str, head: str, rows: Sequence[Row | None], floors: int) -> list[Column]:
@@ -162,6 +180,5 @@ def _sources(summary: Summary, config: Config) -> Styled | None:
     return Styled(origins(found), wrapped=True) if found else None
 
 
-def _mean_retention(summary: Summary, config: Config) -> Styled:
-    value, incomplete = summary.mean_retention(config) or (None, False)
-    return Styled(value, incomplete=incomplete)
+def _mean_retention(mean: Mean | None) -> Styled:
+    return Styled("-", centred=True) if mean is None else Styled(mean.value, incomplete=mean.incomplete)

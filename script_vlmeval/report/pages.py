@@ -12,7 +12,7 @@ from .comparisons import comparisons
 from .costs import costs, flat, speed
 from .legend import notes
 from .overview import name, overview
-from .sheets import Page, Styled, sheet_names
+from .sheets import Page, Styled, fine, sheet_names
 from .summary import Summary
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ def pages(summary: Summary, evidence: Evidence) -> list[Page]:
     """From left to right: tables, charts, a sheet of all metrics for each benchmark, what charts are drawn of, origins, notes."""
     benchmarks = sorted({row.benchmark for row in summary.rows})
     sheets = dict(zip(benchmarks, sheet_names(benchmarks, (*_FIRST, *_LAST)), strict=True))
-    columns = overview(summary, evidence)
+    columns = [column for column in overview(summary, evidence) if column.head is not None]
     front = [[column.head for column in columns], *map(list, zip(*(column.values for column in columns), strict=True))]
     clusters = _clusters(evidence)
     compared = comparisons(evidence)
     drawn = chart_pages(summary, evidence)
     found = {"long": [_long(row, evidence, clusters) for row in summary.answered]}
-    found["efficiency"] = [_place(row) | costs(row) for row in summary.answered]
+    found["efficiency"] = [_place(row) | _fine(costs(row)) for row in summary.answered]
     metrics = {}
     for benchmark, sheet in sheets.items():
         rows = [row for row in summary.rows if row.benchmark == benchmark]
@@ -93,11 +93,11 @@ def _long(row: Row, evidence: Evidence, clusters: Mapping[tuple[str, str], int])
     """All that is known of a cell, for pivot tables."""
     score = {"metric": row.metric, "score": Styled(number(row.score), incomplete=row.incomplete), "standard error": row.stderr}
     interval = dict(zip(("95% low", "95% high"), figures.ends(figures.score(row, evidence)), strict=True))
-    tokens = {"visual tokens": at(row.data, "tokens.visual_kept"), "of": at(row.data, "tokens.visual_full")}
+    tokens = {"visual tokens": at(row.data, "tokens.visual_kept"), "visual tokens unpruned": at(row.data, "tokens.visual_full")}
     tokens |= {"frames": at(row.data, "tokens.frames")}
     settings = {"scorer": row.data.get("scorer"), "parameters": ", ".join(f"{key}={value}" for key, value in row.config.params)}
     size = {"n": row.n, "clusters": clusters.get(figures.key(row))} | _counts(row)
-    rest = _compared(row, evidence) | tokens | speed(row) | settings
+    rest = _compared(row, evidence) | tokens | _fine(speed(row)) | settings
     return _place(row) | score | interval | size | rest | _why(row)
 
 
@@ -110,14 +110,19 @@ def _compared(row: Row, evidence: Evidence) -> dict[str, Any]:
     found = {"retention %": row.retention}
     more = {
         **dict(zip(("retention 95% low", "retention 95% high"), kept, strict=True)),
-        "group": evidence.letters.get(key),
-        **figures.columns("loyalty %", evidence.loyalty.get(key)),
-        **figures.columns("hard rows %", hard),
+        "letters": evidence.letters.get(key),
+        **figures.columns("loyalty", evidence.loyalty.get(key)),
+        **figures.columns("hard rows", hard),
         "hard rows": rows,
-        "best of methods": None if best is None else number(best),
+        "some method %": None if best is None else number(best),
     }
     known = any((evidence.retention, evidence.letters, evidence.loyalty, evidence.hard, evidence.oracle))
     return found | (more if known else {})
+
+
+def _fine(record: Mapping[str, Any]) -> dict[str, Any]:
+    """With three digits of what is small: milliseconds are not 0.01 seconds."""
+    return {head: fine(value) if isinstance(value, float) else value for head, value in record.items()}
 
 
 def _why(row: Row) -> dict[str, str]:

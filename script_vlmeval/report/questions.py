@@ -62,7 +62,7 @@ def _read(path: Path, most: int | None) -> Table:
 
 
 def _table(lines: Iterator[Sequence[Any]], most: int | None) -> Table:
-    head = [str(name) for name in next(lines)]
+    head = [str(name) for name in next(lines, ())]
     place = head.index("index")
     options = sorted(name for name in head if _OPTION.fullmatch(name))
     columns = [name for name in (*_ALSO, _ASKED[0], *options, _ASKED[1]) if name in head]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import defaultdict
@@ -13,7 +14,7 @@ from typing import Any
 from ..cells import Config
 from ..draw import Row, at, headed, number
 from ..errors import UserError
-from ..files import disk, read_json
+from ..files import disk
 from ..store import CELL, PREDICTIONS, RESULT
 from .summary import NOT_SCORED, UNFINISHED, UNREADABLE, Summary
 
@@ -46,10 +47,33 @@ def _read(folder: Path) -> Row | str | None:
     if not (folder / RESULT).exists():
         return UNFINISHED
     try:
-        return _parse(config, folder.name, read_json(folder / RESULT) or {})
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        _log.warning("%s: skipped, not a result of this program (%s: %s)", folder / RESULT, type(error).__name__, error)
+        return _parse(config, folder.name, _loaded(folder / RESULT))
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        _log.warning(
+            "%s: not a result of this program (%s), so its cell is left out. Remove the file and run the sweep again: answers "
+            "on disk are not asked again",
+            folder / RESULT,
+            _why(error),
+        )
         return UNREADABLE
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def _why(error: Exception) -> str:
+    """In words: what Python calls a missing key or a foreign type says nothing to who reads it."""
+    if isinstance(error, KeyError):
+        return f"it lacks '{error.args[0]}'"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+        return "not readable as JSON"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if type(error) is ValueError else "a value is of another kind"
 
 
 def _parse(config: Config, benchmark: str, data: Mapping[str, Any]) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections import Counter
@@ -83,6 +84,12 @@ def words(value: Any) -> str:
         text = f"{value.value:.{value.digits}f}" if isinstance(value.value, float) else words(value.value)
         return text + "*" * (value.incomplete and not isinstance(value.value, str))
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def fine(value: float) -> Styled:
+    """With three significant digits where two decimals would show fewer."""
+    small = 0 < abs(value) < 1
+    return Styled(value, digits=2 - math.floor(math.log10(abs(value))) if small else 2)
 
 
 def sheet_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:

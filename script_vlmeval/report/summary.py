@@ -19,6 +19,21 @@ NOT_SCORED, UNFINISHED, UNREADABLE = "not scored", "unfinished", "unreadable"
 
 
 @dataclass(frozen=True)
+class Mean:
+    """The mean of a configuration's retentions, over `n` of the benchmarks on which the unpruned model scores above 0."""
+
+    value: float
+    n: int
+    of: int
+    incomplete: bool  # whether a score that it rests on is
+
+    @property
+    def lacks(self) -> str:
+        """'2 of 3' where benchmarks are missing."""
+        return f"{self.n} of {self.of}" if self.n < self.of else ""
+
+
+@dataclass(frozen=True)
 class Summary:
     """All finished cells, in the order of the tables, and why others have no score ((config, benchmark) -> reason).
 
@@ -72,14 +87,24 @@ class Summary:
         full = {benchmark for model, benchmark in self.unpruned if model == config.model}
         return full - {row.benchmark for row in self.compared(config)}
 
-    def mean_retention(self, config: Config) -> tuple[float, bool] | None:
-        """The mean of the benchmarks' ratios, and whether it is incomplete: a benchmark is missing on which the unpruned model
-        scores above 0, or a score of either is incomplete. None without any ratio."""
+    def mean_retention(self, config: Config) -> Mean | None:
+        """The mean of the benchmarks' ratios, incomplete where a score of either side is. None without any ratio."""
         rows = self.compared(config)
         if not rows:
             return None
         flawed = any(part.incomplete for row in rows for part in (row, self.unpruned[config.model, row.benchmark]))
-        return sum(row.retention or 0.0 for row in rows) / len(rows), flawed or bool(self.lacking(config))
+        mean = sum(row.retention or 0.0 for row in rows) / len(rows)
+        return Mean(mean, len(rows), len(rows) + len(self.lacking(config)), flawed)
+
+    @cached_property
+    def unmatched(self) -> dict[str, list[str]]:
+        """Model -> benchmarks on which it was pruned and nobody asked it unpruned."""
+        there = {(row.config.model, row.folder) for row in self.answered if row.config.full}
+        there |= {(Config.parse(config).model, name) for config, name in self.gaps if Config.parse(config).full}
+        found: dict[str, list[str]] = defaultdict(list)
+        for model, name in sorted({(row.config.model, row.folder) for row in self.rows} - there):
+            found[model].append(name)
+        return dict(found)
 
     @cached_property
     def _of(self) -> dict[str, list[Row]]:

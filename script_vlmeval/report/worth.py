@@ -57,9 +57,13 @@ class Worths:
 
 @dataclass(frozen=True)
 class Panel:
-    """Cells of one model on one benchmark with the same rows of the same table: worth, points (rows, cells)."""
+    """Cells of one model on one benchmark with the same rows of the same table: worth, points (rows, cells).
+
+    others: cells of that model and benchmark with other rows, in panels of their own.
+    """
 
     rows: tuple[Row, ...]
+    others: tuple[Row, ...]
     clusters: tuple[str, ...]
     reads: tuple[Reads | None, ...]
     worth: Floats
@@ -76,39 +80,64 @@ def panels(rows: Sequence[Row], work_dir: Path) -> Iterator[Panel]:
 
 
 def read_worth(path: Path) -> Worths | None:
-    """The rows in a file; None where there is none or, with a warning, where it is torn or not of this program."""
-    if not path.exists():
-        return None
+    """The rows in a file; None where there is none or it is damaged. `load_worth` says what is wrong."""
     try:
-        return _parse([json.loads(line) for line in lines(path)])
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UserError, ValueError) as error:
-        _log.warning("%s: left out, not the rows of a finished cell (%s: %s)", path, type(error).__name__, error)
+        return load_worth(path) if path.exists() else None
+    except UserError:
         return None
 
 
-def _parse(records: Sequence[dict[str, Any]]) -> Worths:
-    indices = tuple(sys.intern(record["index"]) for record in records)
-    clusters = tuple(sys.intern(record["cluster"]) for record in records)
-    if len(set(indices)) < len(indices):
-        raise ValueError("a row occurs twice")
-    worth = np.array([_number(record["worth"]) for record in records], dtype=np.float64)
-    if np.any((worth < 0) | (worth > 1)):
-        raise ValueError("a row is worth less than 0 or more than 1")
-    points = [
-        _number(record["points"]) if "points" in record else 100 * value for record, value in zip(records, worth, strict=True)
-    ]
-    reads = [None if record.get("failed") else record.get("read") for record in records]
-    said = all(record.get("failed") or isinstance(record.get("read"), str) for record in records)
-    read = tuple(sys.intern(text) if text is not None else None for text in reads) if said else None
-    return Worths(indices, clusters, read, worth, np.array(points, dtype=np.float64))
+def load_worth(path: Path) -> Worths:
+    """The rows in a file. UserError, with the number of the line, where it is torn or not of this program."""
+    places: dict[str, int] = {}
+    found = list[_Line]()
+    for place, text in enumerate(lines(path), 1):
+        line = _line(text, f"line {place:,}")
+        if (first := places.setdefault(line.index, place)) != place:
+            raise UserError(f"line {place:,} is about the same row as line {first:,}")
+        found.append(line)
+    reads = tuple(line.read for line in found)
+    said = all(line.failed or line.read is not None for line in found)
+    worth, points = (np.array([getattr(line, name) for line in found], dtype=np.float64) for name in ("worth", "points"))
+    return Worths(tuple(places), tuple(line.cluster for line in found), reads if said else None, worth, points)
 
 
-def _number(value: Any) -> float:
-    """NaN for null; ValueError for what is neither."""
-    if value is None:
+@dataclass(frozen=True)
+class _Line:
+    """What a line says of a row; not numbers where it says null."""
+
+    index: str
+    cluster: str
+    read: str | None
+    failed: bool
+    worth: float
+    points: float
+
+
+def _line(text: bytes, where: str) -> _Line:
+    """UserError for anything that is no such line."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{where} is not JSON") from None
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("index", "cluster")):
+        raise UserError(f"{where} does not name a row and its picture ('index', 'cluster')")
+    worth = _number(record, "worth", where)
+    if worth < 0 or worth > 1:
+        raise UserError(f"{where} has a row that is worth {worth:g}: not from 0 to 1")
+    points = _number(record, "points", where) if "points" in record else 100 * worth
+    failed = bool(record.get("failed"))
+    read = record.get("read") if not failed and isinstance(record.get("read"), str) else None
+    interned = None if read is None else sys.intern(read)
+    return _Line(sys.intern(record["index"]), sys.intern(record["cluster"]), interned, failed, worth, points)
+
+
+def _number(record: dict[str, Any], name: str, where: str) -> float:
+    """NaN for null; UserError for what is neither."""
+    if name in record and record[name] is None:
         return math.nan
-    if (found := number(value)) is None:
-        raise ValueError(f"{value!r} is no number")
+    if (found := number(record.get(name))) is None:
+        raise UserError(f"{where} has no number as '{name}'")
     return found
 
 
@@ -127,29 +156,49 @@ def _side_by_side(rows: Sequence[Row], work_dir: Path) -> Iterator[Panel]:
             groups.append([(row, worths)])
     for group in groups:
         cells, known = zip(*group, strict=True)
+        others = tuple(row for another in groups if another is not group for row, _ in another)
         worth, points = (np.stack([getattr(one, name) for one in known], axis=1) for name in ("worth", "points"))
-        yield Panel(cells, known[0].clusters, tuple(one.reads for one in known), worth, points)
+        yield Panel(cells, others, known[0].clusters, tuple(one.reads for one in known), worth, points)
 
 
 def _checked(row: Row, work_dir: Path) -> Worths | None:
     """None, with a warning, where the rows are not those that the result is about. Where no row has points, the score is another
     figure than what rows are worth: there is no interval, and what was read and right is known."""
-    path = work_dir / str(row.config) / row.folder / WORTH
-    if (worths := read_worth(path)) is None:
+    path = worth_file(row, work_dir)
+    if not path.exists():
         return None
-    if why := unlike(worths, row):
-        _log.warning("%s: left out, %s", path, why)
-        return None
-    return worths
+    try:
+        worths = load_worth(path)
+        why = unlike(worths, row)
+    except UserError as error:
+        why = str(error)
+    if why:
+        _log.warning("%s: left out, %s: `%s` writes it anew", path, why, again(path.parent))
+    return None if why else worths
+
+
+def worth_file(row: Row, work_dir: Path) -> Path:
+    """Where a cell says what its rows are worth; it need not be there."""
+    return work_dir / str(row.config) / row.folder / WORTH
+
+
+def again(folder: Path) -> str:
+    """The command that scores a cell's answers again and writes what its rows are worth."""
+    return f"run.py --mode eval --model {folder.parent.name} --data {folder.name} --work-dir {folder.parents[1]}"
 
 
 def unlike(worths: Worths, row: Row) -> str:
     """Why these rows are not those that a result is about, '' where they are: also where the points of some are not known, but
     not where those of all are not."""
+    if not worths.indices:
+        return "it has no rows"
     if len(worths.indices) != row.n:
         return f"it has {len(worths.indices):,} of the {row.n:,} rows"
-    total = float(worths.points.mean()) if row.n else math.nan
-    if np.isnan(worths.points).all() or math.isclose(total, row.score, rel_tol=1e-4, abs_tol=_ROUNDED):
+    unknown = int(np.isnan(worths.points).sum())
+    if 0 < unknown < row.n:
+        return f"it does not say what {unknown:,} of the {row.n:,} rows add to the score"
+    total = float(worths.points.mean())
+    if unknown or math.isclose(total, row.score, rel_tol=1e-4, abs_tol=_ROUNDED):
         return ""
     return f"its rows come to {total:.4f} and the score is {row.score:.4f}"
 

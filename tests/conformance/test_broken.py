@@ -49,9 +49,18 @@ def methods() -> dict[str, Method]:
     return {method.name: method for method, _ in loading.load(FILE)}
 
 
+RANDOM = {
+    "longest",
+    "pairing",
+    "dice",
+    "chatty",
+}  # sound, broken on them alone, changing its mind, crashing
+
+
 @cache
 def report(name: str) -> MethodReport:
-    return conformance.check_method(methods()[name], FILE, None, fuzz=EXAMPLES, model=False)
+    """The laws, and random examples of those to which they say what laws do not."""
+    return conformance.check_method(methods()[name], FILE, None, fuzz=EXAMPLES * (name in RANDOM), model=False)
 
 
 def test_the_file_is_all_that_is_tested():

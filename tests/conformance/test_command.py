@@ -55,6 +55,12 @@ def told(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
     return status, out + err
 
 
+def said(capsys: pytest.CaptureFixture[str], names: list[object], recordings: Path | None = None) -> tuple[int, str]:
+    """As `told`, with one random example: where what is looked at is said besides the laws."""
+    status = command([*map(str, names)], recordings, quiet=True, fuzz=1)
+    return status, capsys.readouterr().out
+
+
 # -- what is said --------------------------------------------------------------------------------------------------------------
 def test_a_sound_file_of_one_s_own(own, capsys: pytest.CaptureFixture[str]):
     path = own(GOOD)
@@ -80,7 +86,7 @@ def test_names_and_files_in_one_go_with_recordings(own, capsys: pytest.CaptureFi
     (tmp_path / "oracles" / "selection").mkdir(parents=True)
     golden = ROOT / "tests" / "golden" / "20_tiny.npz"
     (tmp_path / "oracles" / "selection" / golden.name).write_bytes(golden.read_bytes())
-    status, out = told(capsys, "scriptcompat", "random", own(GOOD), "--recordings", tmp_path / "oracles")
+    status, out = said(capsys, ["scriptcompat", "random", own(GOOD)], tmp_path / "oracles")
     assert "1 rows compared: 1 exact" in out
     assert "none of this method" in out
     assert "3 methods; " in out
@@ -89,7 +95,7 @@ def test_names_and_files_in_one_go_with_recordings(own, capsys: pytest.CaptureFi
 
 def test_without_recordings_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     monkeypatch.setenv("SHARED", str(tmp_path))
-    status, out = told(capsys, "fastervlm")
+    status, out = said(capsys, ["fastervlm"])
     assert "recordings        not here (give --recordings DIR)" in out
     assert status == 0, out
 
@@ -108,7 +114,7 @@ def test_a_recording_that_is_not_reproduced_is_a_failure(monkeypatch: pytest.Mon
 
 def test_a_method_that_the_model_cannot_serve_is_still_checked(own, capsys: pytest.CaptureFixture[str]):
     path = own(GOOD.replace("    power", "    needs = frozenset({'shown'})\n    power"))
-    status, out = told(capsys, path)
+    status, out = said(capsys, [path])
     assert status == 0, out
     assert "not run: it needs shown, which llava models do not give" in out
 
@@ -180,7 +186,7 @@ def test_a_file_that_cannot_be_used_is_a_user_error(own, text: str, words: str):
         (["conformance", "--method", "nowhere.py"], "There is no file nowhere.py"),
         (["conformance"], "No method"),
         (["conformance", "--method", "script", "--recordings", "nowhere"], "nowhere holds no recordings"),
-        (["--method", "script"], "belong to `run.py conformance`"),
+        (["--method", "script"], "belong to `run.py bench` and `run.py conformance` and `run.py show`"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_status_2(argv: list[str], part: str, capsys: pytest.CaptureFixture[str]):

@@ -13,6 +13,7 @@ from ...draw import Row, at
 from ...files import disk
 from ..costs import flat
 from ..legend import causes, why
+from ..reported import reported
 from ..summary import Summary
 
 _SHOWN = 12  # values of one fact that are named
@@ -45,14 +46,16 @@ def headline(summary: Summary) -> str:
 
 def remarks(summary: Summary) -> str:
     """What marks mean, where they are used."""
-    marked = causes(summary)
+    marked, told = causes(summary), any(map(reported, summary.rows))
     lines = [
-        "Score: in the benchmark's own unit, ± half the width of its 95 % interval. Questions about one picture are one cluster.",
+        "Score: in the benchmark's own unit, with its 95 % interval: ± half its width, or both ends where it is not even around "
+        "the score. Questions about one picture are one cluster.",
         "Retention: percent of the unpruned model's score on the same rows by the same scorer.",
         "Letters: among configurations of one model that read equally many visual tokens, those that share a letter cannot be "
         "told apart; bold: those with an a.",
-        "Loyalty: rows read as the unpruned model's answer. Hard samples: right among the rows that plain downsampling at that "
-        "budget has wrong. Some method: rows that at least one method at that budget has right.",
+        "Loyalty: rows read as the unpruned model's answer. Hard rows: right among the rows that plain downsampling to as many "
+        "tokens has wrong. Some method: rows that at least one method at that budget has right.",
+        *(["Published: what others report of the same quantity. Who, and what may differ: in the table of all results."] * told),
         *([f"A star: incomplete ({marked})."] if marked else []),
         *(f"{line[0].upper()}{line[1:]}." for line in why(summary)),
     ]

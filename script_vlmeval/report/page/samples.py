@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ...cells import Config
-from ...files import disk, lines
+from ...draw import Row, at
+from ...files import disk, lines, read_json
 from ..summary import Summary
 from .answers import Answer, answers, share
 from .embed import CLOSE, embedded, opened
 from .tokens import Places, kept
 
-ATLAS, SAMPLES = "atlas", "samples.jsonl"
+ATLAS, SAMPLES, MADE = "atlas", "samples.jsonl", "atlas.json"
 ROOM = 192 << 20  # bytes of pictures that a page holds at most: browsers open no page of a gigabyte
 _KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 _log = logging.getLogger(__name__)
@@ -37,26 +38,35 @@ class Sample:
 
 @dataclass
 class Atlas:
-    """A benchmark's samples, and the files of their pictures, each once."""
+    """A benchmark's samples, and the files of their pictures, each once. table: the digest of the table that they are of, None
+    where it does not say: then all cells were asked of one."""
 
     benchmark: str
     folder: Path
+    table: str | None = None
     samples: list[Sample] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     left: int = 0  # samples for which there was no room
 
+    def shows(self, row: Row) -> bool:
+        """Whether a cell was asked these samples: another table may have other rows under the same indices."""
+        return row.folder == self.benchmark and self.table in (None, at(row.data, "fingerprint.data"))
+
 
 def atlases(work_dir: Path, summary: Summary) -> list[Atlas]:
-    """Of every benchmark that has one, in the order of their names."""
-    folders = sorted({row.folder for row in summary.answered})
-    there = [name for name in folders if (work_dir / ATLAS / name / SAMPLES).is_file()]
-    return [_atlas(name, work_dir / ATLAS / name, ROOM // len(there)) for name in there]
+    """Of every benchmark that has one, in the order of their names. A cell that was asked of another table than the pictures are
+    of is not in it, and a benchmark without any other is left out: a warning says so."""
+    names = sorted({row.folder for row in summary.answered})
+    there = {name: work_dir / ATLAS / name for name in names if (work_dir / ATLAS / name / SAMPLES).is_file()}
+    found = [Atlas(name, folder, _table(folder)) for name, folder in there.items()]
+    shown = [atlas for atlas in found if _fits(atlas, [row for row in summary.answered if row.folder == atlas.benchmark])]
+    return [_filled(atlas, ROOM // len(shown)) for atlas in shown]
 
 
 def blocks(atlas: Atlas, number: int, work_dir: Path, summary: Summary) -> Iterator[bytes]:
     """The samples as the page's scripts find them: what filters need; a line for each sample; a line for each picture."""
     wanted = {sample.index for sample in atlas.samples}
-    cells = {str(row.config): row for row in summary.answered if row.folder == atlas.benchmark}
+    cells = {str(row.config): row for row in summary.answered if atlas.shows(row)}
     found = {name: answers(work_dir, row, wanted) for name, row in cells.items()}
     configs = [row.config for name, row in cells.items() if found[name]]
     said = [[found[str(config)].get(sample.index) for config in configs] for sample in atlas.samples]
@@ -83,9 +93,28 @@ def _picture(path: Path) -> bytes:
 # reading ------------------------------------------------------------------------------------------------------------------
 
 
-def _atlas(benchmark: str, folder: Path, room: int) -> Atlas:
-    """The samples of a folder, up to `room` bytes of pictures."""
-    atlas = Atlas(benchmark, folder)
+def _table(folder: Path) -> str | None:
+    found = (read_json(folder / MADE) or {}).get("data")
+    return found if isinstance(found, str) else None
+
+
+def _fits(atlas: Atlas, rows: Sequence[Row]) -> bool:
+    """Whether there is a cell to show; those that are left out are told of."""
+    tables = {str(at(row.data, "fingerprint.data")) for row in rows}
+    if atlas.table is None and len(tables) > 1:
+        why = "their cells were asked of %d tables, and of which these are nothing says; run the sweep again to show them"
+        _log.warning(f"%s: left out: {why}", atlas.folder, len(tables))
+        return False
+    others = [str(row.config) for row in rows if not atlas.shows(row)]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        _log.warning("%s: not shown for %s%s: asked of another table than these pictures are of", atlas.folder, others[0], more)
+    return len(others) < len(rows)
+
+
+def _filled(atlas: Atlas, room: int) -> Atlas:
+    """With the samples of its folder, up to `room` bytes of pictures."""
+    folder = atlas.folder
     known: dict[bytes, int] = {}
     by_name: dict[str, int] = {}
     for record in _records(folder / SAMPLES):

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ...cells import Config
 from ...draw import Row, at, number
+from ...draw.clear import clear
 from .. import figures
-from ..costs import speed
+from ..comparisons import AGAINST
+from ..costs import counted, speed
 from ..figures import Interval
 from ..reported import Reported, reported
+from ..sheets import fine, words
 from ..summary import NOT_SCORED, Summary
 from .facts import differing, origin
 
@@ -20,17 +23,18 @@ if TYPE_CHECKING:
     from ..evidence import Comparison, Evidence
 
 _MARKS = {"better": "better", "worse": "worse"}
-_AGAINST = {"full": "unpruned", "random": "random choice", "pair": "another method"}
 
 
 def tables(summary: Summary, evidence: Evidence) -> dict[str, Any]:
     """Name -> {"columns": [{"head", "kind", "digits"}], "rows": [[cell]]}. A cell is null, a number, a text or a mapping: v what
-    it is sorted by, t what is shown, s what stands beside it, l letters, m marks."""
+    it is sorted by, t what is shown, s what stands beside it, u below it, l letters, m marks. And "clear": what a clear cell in
+    the pictures of kept tokens stands for, by configuration, where that is more than its own token."""
     return {
         "overview": _overview(summary, evidence),
         "results": _results(summary, evidence),
         "statistics": _statistics(evidence.comparisons),
         "provenance": _provenance(summary.answered),
+        "clear": {str(config): text for config in summary.configs if (text := clear(config))},
     }
 
 
@@ -84,55 +88,58 @@ def _tokens(summary: Summary, config: Config) -> float | None:
 
 
 def _score(row: Row | None, gap: str | None, evidence: Evidence) -> Any:
-    """A score with its interval, what others have published of it, and letters; or why there is none."""
+    """A score with its interval, letters and, on a line of its own, what others have published of it; or why there is none."""
     if row is None:
         return {"t": gap, "m": "" if gap == NOT_SCORED else "incomplete"} if gap else None
     letters = evidence.letters.get(figures.key(row), "")
-    half = figures.half(figures.score(row, evidence))
+    interval = figures.score(row, evidence)
     cell = {"v": number(row.score), "m": "incomplete" if row.incomplete else ""}
-    beside = [*([] if half is None else [f"±{half:.1f}"]), *_published(reported(row))]
-    if beside:
-        cell["s"] = "; ".join(beside)
+    if interval is not None:
+        cell["s"] = interval.said(row.score)
+    if published := _published(reported(row)):
+        cell["u"] = published
     if letters:
         cell |= {"l": letters, "m": f"{cell['m']} best".strip() if "a" in letters else cell["m"]}
     return cell
 
 
-def _published(found: Reported | None) -> list[str]:
+def _published(found: Reported | None) -> str:
     """With the measured figure of that metric, where it is not the main one."""
     if found is None:
-        return []
+        return ""
     before = f"{found.metric} {found.measured:.1f}, " if found.metric else ""
-    return [f"{before}published {found.published.figure:.1f}"]
+    return f"{before}published {found.published.figure:.1f}"
 
 
 def _mean(summary: Summary, config: Config, evidence: Evidence) -> Any:
-    """The mean of the benchmarks' ratios, marked where one is missing."""
+    """The mean of the benchmarks' ratios, with how many they are where some are missing."""
     if (mean := summary.mean_retention(config)) is None:
-        return None
-    value, incomplete = mean
-    half = None if config.full else figures.half(figures.of(evidence.mean_retention.get(str(config))))
-    beside = {"s": f"±{half:.1f}"} if half is not None else {}
-    return {"v": value, "m": "incomplete" if incomplete else ""} | beside
+        return {"t": "-", "m": ""}
+    interval = None if config.full else figures.of(evidence.mean_retention.get(str(config)))
+    beside = filter(None, [interval.said(mean.value) if interval else "", mean.lacks])
+    return {"v": mean.value, "m": "incomplete" if mean.incomplete else "", "s": "; ".join(beside)}
 
 
 # a line for each cell -----------------------------------------------------------------------------------------------------
 
 
+_COUNTED = ("prefill TFLOPs", "x fewer FLOPs than unpruned", "cache MiB")
+
+
 def _results(summary: Summary, evidence: Evidence) -> dict[str, Any]:
     columns = [
         *_NAMED, _text("benchmark"), _text("metric"), _number("score", 2), _number("95 % interval", 2), _text("letters"),
-        _number("published"), _text("published from"), _text("how it may differ"),
-        _number("retention %"), _number("retention, 95 %"), _number("loyalty %"), _number("hard samples %"),
-        _number("some method %"), _number("visual tokens"), _number("of"), _number("frames"),
-        _number("seconds per answer", 4), _number("n", 0), _number("failed", 0),
+        _number("published"), _text("published from"), _text("what may differ"),
+        _number("retention %"), _number("retention, 95 %"), _number("loyalty %"), _number("hard rows %"),
+        _number("some method %"), _number("visual tokens"), _number("visual tokens unpruned"), _number("frames"),
+        *(_number(head, 3) for head in _COUNTED), _number("seconds per answer", 4), _number("n", 0), _number("failed", 0),
         _text("scorer"), _text("why there is no score"),
     ]  # fmt: skip
     return _table(columns, [_result(row, evidence) for row in summary.answered])
 
 
 def _result(row: Row, evidence: Evidence) -> list[Any]:
-    key = figures.key(row)
+    key, cost = figures.key(row), counted(row)
     hard = evidence.hard.get(key)
     kept = [number(at(row.data, f"tokens.{name}")) for name in ("visual_kept", "visual_full", "frames")]
     score = {"v": number(row.score), "m": "incomplete"} if row.incomplete else number(row.score)
@@ -141,9 +148,15 @@ def _result(row: Row, evidence: Evidence) -> list[Any]:
         evidence.letters.get(key), *_told(reported(row)),
         row.retention, _interval(figures.retention(row, evidence)), _beside(evidence.loyalty.get(key)),
         _beside(hard[0], f" of {hard[1]:,}") if hard else None,
-        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept, speed(row)["seconds per answer"], row.n,
+        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept,
+        *(_fine(cost.get(head)) for head in _COUNTED), _fine(speed(row)["seconds per answer"]), row.n,
         {"v": row.failed, "m": "incomplete"} if row.failed else 0, row.scorer or None, row.data.get("unscored") or None,
     ]  # fmt: skip
+
+
+def _fine(value: float | None) -> Any:
+    """With three significant digits."""
+    return None if value is None else {"v": value, "t": words(fine(value))}
 
 
 def _told(found: Reported | None) -> list[Any]:
@@ -164,8 +177,8 @@ def _interval(interval: Interval | None, digits: int = 1) -> Any:
 def _beside(estimate: Estimate | None, more: str = "") -> Any:
     if estimate is None or not math.isfinite(estimate.value):
         return None
-    half = figures.half(figures.of(estimate))
-    return {"v": estimate.value, "s": (f"±{half:.1f}" if half is not None else "") + more}
+    interval = figures.of(estimate)
+    return {"v": estimate.value, "s": (interval.said(estimate.value) if interval else "") + more}
 
 
 # statistics and provenance ------------------------------------------------------------------------------------------------
@@ -173,8 +186,8 @@ def _beside(estimate: Estimate | None, more: str = "") -> Any:
 
 def _statistics(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     columns = [
-        _text("benchmark"), _text("configuration"), _text("compared with"), _text("which is"), _number("difference", 2),
-        _number("95 % interval", 2), _text("verdict"), _number("p", 4), _number("p (Holm)", 4), _number("McNemar p", 4),
+        _text("benchmark"), _text("configuration"), _text("against"), _text("why"), _number("difference", 2),
+        _number("95 % interval", 2), _text("verdict"), _number("p", 4), _number("Holm p", 4), _number("McNemar p", 4),
         _number("won", 0), _number("lost", 0), _number("smallest detectable", 2), _number("n", 0), _number("clusters", 0),
     ]  # fmt: skip
     return _table(columns, [_comparison(comparison) for comparison in comparisons])
@@ -185,7 +198,7 @@ def _comparison(comparison: Comparison) -> list[Any]:
     verdict = {"t": comparison.verdict, "m": _MARKS.get(comparison.verdict, "even")}
     mcnemar = None if found.mcnemar is None else number(found.mcnemar)
     return [
-        comparison.benchmark, str(comparison.config), str(comparison.against), _AGAINST.get(comparison.why, comparison.why),
+        comparison.benchmark, str(comparison.config), str(comparison.against), AGAINST.get(comparison.why, comparison.why),
         number(found.value), _interval(figures.of(found), 2), verdict, number(found.p), number(comparison.adjusted),
         mcnemar, found.won, found.lost, number(found.detectable), found.n, found.clusters,
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import replacing
+from ..legend import FAMILIES
 from ..summary import Summary
 from .embed import CLOSE, embedded, opened
 from .facts import headline, plots, provenance, remarks
@@ -48,6 +49,7 @@ def _parts(summary: Summary, evidence: Evidence, work_dir: Path) -> Mapping[str,
         "plots": plots(work_dir),
         "provenance": provenance(summary),
         "remarks": remarks(summary),
+        "families": escape(FAMILIES) if evidence.comparisons else "",
         "policy": f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
     }
     data = opened("tables") + embedded(tables(summary, evidence)) + CLOSE

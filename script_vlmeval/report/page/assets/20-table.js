@@ -1,5 +1,6 @@
 /** Tables that are sorted by a click on a head, filtered by words, and shown some hundred lines at a time. */
 const LINES = 200;
+const LONG = 48; // letters of a text beyond which it goes on in another line
 const SIGNS = { better: "▲", worse: "▼", even: "≈" };
 const collator = new Intl.Collator("en", { numeric: true });
 
@@ -8,13 +9,13 @@ const figure = (value, digits) => {
   return digits === 0 ? grouped(Math.round(value)) : value.toFixed(digits);
 };
 
-/** A cell of the data as {value to sort by, text, beside, letters, marks}. */
+/** A cell of the data as {value to sort by, text, beside, below, letters, marks}. */
 const cellOf = (raw, column) => {
   const cell = raw !== null && typeof raw === "object" ? raw : { v: raw };
   const value = cell.v ?? cell.t ?? null;
   const number = typeof value === "number";
   const text = cell.t ?? (number ? figure(value, column.digits ?? 1) : value ?? "");
-  return { value, text, beside: cell.s ?? "", letters: cell.l ?? "", marks: cell.m ? cell.m.split(" ") : [] };
+  return { value, text, beside: cell.s ?? "", below: cell.u ?? "", letters: cell.l ?? "", marks: cell.m ? cell.m.split(" ") : [] };
 };
 
 const cellNode = (cell, column, first) => {
@@ -22,12 +23,13 @@ const cellNode = (cell, column, first) => {
   const sign = cell.marks.map((mark) => SIGNS[mark]).find(Boolean);
   return make(
     first ? "th" : "td",
-    { class: [column.kind === "number" ? "number" : "text", ...cell.marks].join(" "), scope: first ? "row" : null, dir: "auto" },
+    { class: [column.kind === "number" ? "number" : "text", cell.text.length > LONG ? "long" : "", ...cell.marks].join(" "), scope: first ? "row" : null, dir: "auto" },
     sign ? make("span", { class: "sign", "aria-hidden": "true" }, `${sign} `) : null,
     cell.text,
     starred ? make("span", { class: "star" }, "*", spoken(" incomplete")) : null,
     cell.letters ? make("sup", {}, cell.letters) : null,
     cell.beside ? make("span", { class: "beside" }, ` ${cell.beside}`) : null,
+    cell.below ? make("span", { class: "beside below" }, cell.below) : null,
   );
 };
 
@@ -88,12 +90,16 @@ class Table {
     const rest = found.length - lines.length;
     this.more.hidden = rest <= 0;
     this.more.textContent = `Show ${grouped(Math.min(rest, 5 * LINES))} more of ${grouped(rest)}`;
-    this.count.textContent = found.length === this.rows.length ? `${grouped(found.length)} rows` : `${grouped(found.length)} of ${grouped(this.rows.length)} rows`;
+    const all = this.rows.length;
+    this.count.textContent = `${found.length === all ? "" : `${grouped(found.length)} of `}${grouped(all)} row${all === 1 ? "" : "s"}`;
   }
 }
 
+let parsed = null;
+const allTables = () => (parsed ??= JSON.parse(textOf("tables")));
+
 const showTables = () => {
-  const tables = JSON.parse(textOf("tables"));
+  const tables = allTables();
   for (const box of document.querySelectorAll("[data-table]")) {
     const spec = tables[box.dataset.table];
     if (spec.rows.length && spec.columns.length) new Table(box, spec, box.dataset.table);

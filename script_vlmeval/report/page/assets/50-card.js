@@ -126,7 +126,8 @@ class Card {
     if (canvas) canvas.job = job;
     count.textContent = countText(record, this.sample, this.view.layer);
     count.recount = () => (count.textContent = countText(record, this.sample, this.view.layer));
+    const clear = record[5] ? allTables().clear[name] : null;
     const flag = turned ? make("span", { class: "flipped" }, turned < 0 ? "lost by pruning" : "won by pruning") : null;
-    return make("div", { class: `cell${turned ? " turned" : ""}` }, make("span", { class: "who", "aria-hidden": "true" }, this.atlas.configs[i].method), button, answerNode(record, this.brief.states[i]), make("span", { class: "beneath" }, count, flag));
+    return make("div", { class: `cell${turned ? " turned" : ""}` }, make("span", { class: "who", "aria-hidden": "true" }, this.atlas.configs[i].method), button, answerNode(record, this.brief.states[i]), make("span", { class: "beneath" }, count, flag), clear ? make("span", { class: "clear" }, clear) : null);
   }
 }

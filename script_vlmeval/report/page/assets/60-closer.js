@@ -49,6 +49,7 @@ class Closer {
       read ? ["Read as", read] : null,
       worth === null ? null : ["Worth", worth],
       kept === null ? null : ["Visual tokens, mean over the layers", `${grouped(kept)}${all === null ? "" : ` of ${grouped(all)}`}`],
+      marks && allTables().clear[card.atlas.configs[i].name] ? ["Clear cells", allTables().clear[card.atlas.configs[i].name]] : null,
       ...stages.map((stage) => [stage ? `From layer ${stage} on` : "Before the language model", countText(record, card.sample, stage)]),
     ];
     this.facts.replaceChildren(...facts.filter(Boolean).flatMap(([name, value]) => [make("dt", {}, name), make("dd", { dir: "auto" }, value)]));
