@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from script_vlmeval.doubts import gathered
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import Method, get_method
 from script_vlmeval.prefill import Prefill
@@ -243,8 +244,9 @@ def clocks(device: str) -> Iterator[dict[str, float]]:
 
 def _thrown_away(self: Prefill, stage: int, x: Any, stand: Any, sizes: list[int], choose: Callable[..., Any]) -> Any:
     """In the place of Prefill._reduce: everything is chosen, nothing goes. Later stages choose among all tokens again."""
-    for u, k in enumerate(sizes):
-        choose(u, x, k)
+    with gathered():
+        for u, k in enumerate(sizes):
+            choose(u, x, k)
     return x, stand
 
 

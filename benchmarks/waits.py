@@ -141,14 +141,19 @@ def measured(runtime: Runtime, name: str, shown: list[list[dict[str, str]]], tra
 
 def main() -> int:
     p = argparse.ArgumentParser(description="Where a pruned prefill waits for the device.")
-    p.add_argument("--model", default="tiny")
-    p.add_argument("--config", nargs="+", default=list(CONFIGS), metavar="METHOD_BUDGET")
-    p.add_argument("--batch-size", type=int, default=4)
-    p.add_argument("--device", default="auto")
-    p.add_argument("--dtype", default="auto")
+    p.add_argument("--model", default="tiny", help="a model's name; its checkpoint is needed")
+    p.add_argument("--config", nargs="+", default=list(CONFIGS), metavar="METHOD_BUDGET", help="what is asked of it")
+    p.add_argument("--batch-size", type=int, default=4, metavar="N", help="prompts at a time (4)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    p.add_argument("--dtype", default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
     p.add_argument("--trace", type=Path, metavar="FILE", help="the profiler's timeline, one file for each configuration")
     args = p.parse_args()
-    runtime = Runtime.load(args.model, device=args.device, dtype=args.dtype)
+    try:
+        runtime = Runtime.load(args.model, device=args.device, dtype=args.dtype)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    refused = 0
     with tempfile.TemporaryDirectory() as folder:
         shown = messages(Path(folder), args.batch_size)
         for name in args.config:
@@ -156,12 +161,13 @@ def main() -> int:
                 found = measured(runtime, name, shown, args.trace)
             except UserError as error:
                 print(f"{name}: {error}")
+                refused = 1
                 continue
             ours = found.ours()
             print(f"{name}: {sum(ours.values())} of ours, {sum(found.places.values()) - sum(ours.values())} of transformers")
             for place, times in found.places.most_common():
                 print(f"  {times:3} {place}")
-    return 0
+    return refused
 
 
 if __name__ == "__main__":

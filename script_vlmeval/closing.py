@@ -112,7 +112,9 @@ def _scored(work: Work, dataset: Dataset, tally: Tally, options: Options, outcom
         outcome.submissions.add(work.cell.benchmark)
     device = choose_device(options.device)
     result = results.result(work.cell, work.store.fingerprint, dataset, score, worth, tally, device, work.origin)
-    if work.since:
-        result["notes"].append(f"Scored by another version than answered: {'; '.join(work.since)}.")
+    if work.since:  # in `--mode eval` alone
+        changes = [f"{key} {work.store.fingerprint.get(key)} -> {value}" for key, value in work.since.items()]
+        result["notes"].append(f"Scored by another version than answered: {'; '.join(changes)}.")
+        result["rescored"] = dict(work.since)
     work.store.finish(result, worth.lines(tally.failed) if worth else None)
     return ""

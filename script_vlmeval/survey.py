@@ -34,8 +34,9 @@ _SHARED = (
     "methods/base methods/_wrap kernels prune prefill plans observe tower sequence query families attention runtime encode "
     "inputs pictures loading convert prompts video scoring"
 ).split()
-# what answers depend on and their scores do not, or as they are now: `--mode eval` takes these as they were
-_ANSWERING = ("code", "dtype", "attn", "host", *results.DECISIVE)
+# what `--mode eval` takes as it was when the cell was answered; the first four may change a score too
+_SCORING = ("code", "host", "script-vlmeval", "ms-vlmeval")
+_ANSWERING = (*_SCORING, "dtype", "attn", *(name for name in results.DECISIVE if name not in _SCORING))
 _LENGTHS = ("question", "hint", "A", "B", "C", "D", "E", "F", "ocr_tokens")  # cells that make one prompt longer than another
 _FEW = 32  # rows that are worth asking together
 _log = logging.getLogger(__name__)
@@ -82,9 +83,9 @@ def job(asked: Backbone, made: Mapping[Config, Method], datasets: Sequence[tuple
 
 def _work(cell: Cell, method: Method, record: Backbone, origin: Origin, dataset: Dataset, options: Options) -> Work:
     settings = fingerprint(cell, method, record, origin, dataset, options)
-    store, since = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings), list[str]()
+    store, since = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings), dict[str, Any]()
     if options.mode == "eval" and (there := read_json(store.folder / CELL)):
-        since = [f"{key} {there.get(key)} -> {settings.get(key)}" for key in _ANSWERING if there.get(key) != settings.get(key)]
+        since = {key: settings.get(key) for key in _SCORING if there.get(key) != settings.get(key)}
         settings = {key: value for key, value in settings.items() if key not in _ANSWERING}
         settings |= {key: there[key] for key in _ANSWERING if key in there}
         store = CellStore(options.work_dir, str(cell.config), cell.benchmark, settings)

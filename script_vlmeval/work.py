@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -57,7 +57,7 @@ class Work:
     missing: Rows
     finished: bool = False  # result.json is there and no row failed
     origin: Mapping[str, Any] = field(default_factory=dict)  # the checkpoint that is asked, for the provenance
-    since: Sequence[str] = ()  # how the program that scores differs from the one that answered, where it scores alone
+    since: Mapping[str, Any] = field(default_factory=dict)  # what is another thing now than when the cell was answered, as it is
     twin: Work | None = None  # an earlier cell whose every choice is the same under another name: its answers are this one's
     failures: int = 0  # of the model, not of pictures
     reason: str = ""  # why the cell was given up

@@ -323,3 +323,11 @@ def test_names(tmp_path: Path):
     assert "neither a folder of results nor a configuration" in refused("tiny_full", "tiny_full", tmp_path / "none")
     assert "the same results" in refused("tiny_full", "tiny_full", tmp_path)
     assert "name two of a kind" in refused(str(tmp_path), "tiny_full", tmp_path)
+
+
+def test_another_scorer_s_version_is_a_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Answers of one version, scored again by another on one side."""
+    cell(tmp_path / "mine", "tiny_full", FULL)
+    cell(tmp_path / "theirs", "tiny_full", FULL, rescored={"code": "later"})
+    assert compare.command(str(tmp_path / "mine"), str(tmp_path / "theirs"), tmp_path) == 0
+    assert "code, of the scorer: (none) -> later" in capsys.readouterr().out

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from script_vlmeval import kernels
+from script_vlmeval.doubts import gathered
+from script_vlmeval.errors import UserError
 from script_vlmeval.kernels import dpp, fused, maxmin, unit
 
 pytest.importorskip("triton")
@@ -82,14 +84,20 @@ def test_when_the_candidates_are_used_up_the_others_follow():
 @interpreted
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_gives_picks_that_no_guard_lets_pass(value: float):
+def test_what_is_not_finite_is_refused_and_harmless_until_then(value: float):
     features, weight = tokens(2, 12, 16)
-    features[1, 3, 2] = value
-    for picks in (fused.greedy_map(features, weight, 5, None, None), fused.farthest_first(features, 5, None)):
-        assert (picks[1] == 12).all()
-        assert (picks[0] < 12).all()
-    features[1, 3, 2], weight[0, 2] = 0, value
-    assert (fused.greedy_map(features, weight, 5, None, None)[0] == 12).all()
+    broken, heavy = features.clone(), weight.clone()
+    broken[1, 3, 2] = heavy[0, 2] = value
+    calls = [
+        lambda: fused.greedy_map(broken, weight, 5, None, None),
+        lambda: fused.greedy_map(features, heavy, 5, None, None),
+        lambda: fused.farthest_first(broken, 5, None),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match="NaN or infinity"):
+            call()
+        with pytest.raises(UserError, match="NaN or infinity"), gathered():
+            assert call().lt(12).all()
 
 
 @interpreted

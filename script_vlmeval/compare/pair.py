@@ -43,7 +43,7 @@ class Pair:
 
     def differing(self) -> list[str]:
         """The settings that are not equal, each as 'name: A's -> B's'."""
-        a, b = self.a.settings, self.b.settings
+        a, b = ({**cell.settings, **_rescored(cell)} for cell in (self.a, self.b))
         names = [name for name in {**a, **b} if dumps(a.get(name)) != dumps(b.get(name))]
         return [f"{name}: {a.get(name, '(none)')} -> {b.get(name, '(none)')}" for name in names]
 
@@ -64,3 +64,9 @@ _ALIKE: dict[str, Callable[[Row], Any]] = {
     "other scorers": lambda row: row.scorer,
     "other judges": lambda row: row.judge,
 }
+
+
+def _rescored(cell: Cell) -> dict[str, Any]:
+    """By what a cell was scored later, where that is not what answered it."""
+    found = cell.row.data.get("rescored")
+    return {f"{key}, of the scorer": value for key, value in found.items()} if isinstance(found, dict) else {}

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..doubts import doubt
+from ..errors import UserError
 from .basic import EPS, FLOOR, SNAP, diagonal, snapped
 
 try:
@@ -40,7 +42,7 @@ def similarity(features: Tensor) -> Tensor:
 
 
 def greedy_map(features: Tensor, weight: Tensor | None, k: int, allowed: Tensor | None, forced: Tensor | None) -> Tensor:
-    """(R, k) picks, as `dpp.greedy_map` defines them; N, no token, for tiles with NaN or infinity."""
+    """(R, k) picks, as `dpp.greedy_map` defines them. UserError for NaN or infinity."""
     if (parts := _parts(features)) > 1:
         each = [(None,) * parts if x is None else x.chunk(parts) for x in (weight, allowed, forced)]
         return torch.cat([greedy_map(x, w, k, a, f) for x, w, a, f in zip(features.chunk(parts), *each, strict=True)])
@@ -54,7 +56,7 @@ def greedy_map(features: Tensor, weight: Tensor | None, k: int, allowed: Tensor 
     free = None if allowed is None else allowed.to(torch.int8).contiguous()
     given = None if forced is None else forced.long().contiguous()
     _launch(_map_kernel, rows, n, (products, scale, own, free, given, basis, picks, n, k))
-    return _refused(picks, length, w)
+    return _sound(picks, length, w)
 
 
 def _parts(features: Tensor) -> int:
@@ -63,14 +65,16 @@ def _parts(features: Tensor) -> int:
     return len(torch.empty(rows, device="meta").chunk(-(-rows * n * n // _AT_ONCE)))
 
 
-def _refused(picks: Tensor, *given: Tensor) -> Tensor:
-    """Picks that no guard lets pass for tiles in which something is not finite; the host is not asked."""
+def _sound(picks: Tensor, *given: Tensor) -> Tensor:
+    """The picks. UserError where something is not finite; where doubts are gathered, harmless picks until they are settled."""
     finite = torch.stack([torch.isfinite(x).all(1) for x in given]).all(0)
-    return picks.where(finite[:, None], given[0].shape[1])
+    said = "NaN or infinity in the features or weights; a selection from them would be arbitrary. Try another --dtype."
+    doubt(~finite.all(), lambda: UserError(said))
+    return picks.masked_fill(~finite[:, None], 0)
 
 
 def farthest_first(features: Tensor, k: int, gate: Tensor | None) -> Tensor:
-    """(R, k) picks, as `maxmin.farthest_first` defines them; N, no token, for tiles with NaN or infinity."""
+    """(R, k) picks, as `maxmin.farthest_first` defines them. UserError for NaN or infinity."""
     if (parts := _parts(features)) > 1:
         gates = [None] * parts if gate is None else gate.chunk(parts)
         return torch.cat([farthest_first(x, k, g) for x, g in zip(features.chunk(parts), gates, strict=True)])
@@ -84,7 +88,7 @@ def farthest_first(features: Tensor, k: int, gate: Tensor | None) -> Tensor:
     rows, n = scale.shape
     picks = torch.empty(rows, k, dtype=torch.long, device=scale.device)
     _launch(_maxmin_kernel, rows, n, (cosine, None if gate is None else gate.float().contiguous(), first, picks, n, k))
-    return _refused(picks, length)
+    return _sound(picks, length)
 
 
 def _launch(kernel: Any, rows: int, n: int, arguments: tuple[Any, ...]) -> None:
@@ -136,6 +140,7 @@ if triton is not None:
             if forced is not None:
                 given = tl.load(forced + tile * k + i).to(tl.int32)
                 j = tl.where(given >= 0, given, j)
+            j = tl.minimum(j, n - 1)  # among NaN alone the padding wins
             tl.store(picks + tile * k + i, j.to(tl.int64))
             here = at == j
             left = left & (at != j)
@@ -173,3 +178,4 @@ if triton is not None:
             if gate is not None:
                 score = nearest * tl.load(gate + tile * n + at, mask=real, other=0.0)
             j = tl.argmax(tl.where(free, score, float("-inf")), axis=0, tie_break_left=True)
+            j = tl.minimum(j, n - 1)

@@ -72,9 +72,10 @@ def test_law_on_tensors(method: Method, law: str):
 
 
 def test_laws_on_random_tensors(method: Method):
-    tried, broken = fuzz(method, EXAMPLES)
+    """A part of what `run.py conformance` tries: the same cases each time, so that more of them prove little here."""
+    tried, broken = fuzz(method, EXAMPLES // 4)
     assert broken is None, f"{broken} ({broken.case})"
-    assert tried >= EXAMPLES
+    assert tried >= EXAMPLES // 4
 
 
 @pytest.fixture(params=sorted(SUBJECTS))
