@@ -380,3 +380,13 @@ def test_long_names_are_wrapped_and_whole():
     assert radar._wrapped("GQA_TestDev_Balanced") == "GQA_\nTestDev_\nBalanced"
     assert radar._wrapped("MME") == "MME"
     assert re.sub(r"\s", "", radar._wrapped("a b_c_d" * 9)) == ("ab_c_d" * 9)
+
+
+@pytest.mark.parametrize(("methods", "bands"), [(8, 8), (9, 0)])
+def test_of_many_methods_bands_would_cover_each_other(methods: int, bands: int):
+    from matplotlib.collections import FillBetweenPolyCollection
+
+    figure = plot.curves(sweep(METHODS[:methods], (64, 128), ["A"]), looks=None, spans=None)
+    drawn = [one for axis in figure.axes for one in axis.collections]
+    assert sum(isinstance(one, FillBetweenPolyCollection) for one in drawn) == bands
+    assert sum(one.get_label() == "95 % interval" for one in figure.legends[0].legend_handles) == 1

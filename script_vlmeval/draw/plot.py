@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_BANDS = 8  # methods whose intervals are drawn as bands: of more they would cover each other
 _LEAST = 1.0  # points that an axis of scores spans
 _HEIGHTS = {1: 3.7, 2: 3.7, COLUMNS: 2.9}  # inches of a panel of curves, by how many are side by side
 _DOT, _MANY = 0.2, 5  # inches per row in a comparison at one budget, and from how many methods on there is one
@@ -117,7 +118,7 @@ def _entries(panels: Sequence[Panel], looks: Looks, spans: Spans) -> list[Artist
     known = [[row for row in line if spans.score(row)] for line in lines]
     found = handles({method: look for method, look in looks.items() if method in shown})
     found += [level()] * any(panel.full and panel.curves for panel in panels)
-    if any(len(line) > 1 for line in known):
+    if any(len(line) > 1 for line in known) and any(len(panel.curves) <= _BANDS for panel in panels):
         return [*found, band()]
     return [*found, *([interval()] if any(known) else [])]
 
@@ -155,7 +156,7 @@ def _draw(axis: Axes, panel: Panel, looks: Looks, spans: Spans) -> None:
     axis.set_ylabel(measured(rows[0]), fontsize=9)
     rules(axis, "y")
     for place, (method, line) in enumerate(panel.curves.items()):
-        _line(axis, line, looks[method], spans, aside(place, len(panel.curves)))
+        _line(axis, line, looks[method], spans, aside(place, len(panel.curves)), len(panel.curves) <= _BANDS)
     _scale(axis, sorted({row.tokens for row in rows}), "video" if any(row.video for row in rows) else "image")
     if panel.full:
         kept = f" ({panel.full.tokens:g} tokens)" if panel.full.tokens else ""
@@ -177,12 +178,12 @@ def _beneath(axis: Axes, text: str) -> None:
     axis.annotate(text, **place, va="bottom", color=INK, fontsize=8.5)
 
 
-def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any], spans: Spans, to_the_side: float) -> None:
+def _line(axis: Axes, rows: Sequence[Row], look: Mapping[str, Any], spans: Spans, to_the_side: float, band: bool) -> None:
     tokens, scores = [row.tokens for row in rows], [row.score for row in rows]
     around = [spans.score(row) or Span(row.score, row.score) for row in rows]
     low, high = [span.low for span in around], [span.high for span in around]
-    drawn: list[Any] = [
-        axis.fill_between(tokens, low, high, color=look["color"], alpha=0.13, linewidth=0),
+    drawn: list[Any] = [axis.fill_between(tokens, low, high, color=look["color"], alpha=0.13, linewidth=0)] if band else []
+    drawn += [
         axis.vlines(tokens, low, high, color=look["color"], alpha=0.45, linewidth=1.2),
         *axis.plot(tokens, scores, **look, linewidth=1.8, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8),
     ]
