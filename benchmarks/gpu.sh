@@ -3,16 +3,20 @@
 #
 #   OUT    where JSON, spreadsheets, plots and what was printed go (results/gpu)
 #   PART   all unless some are named; each is below ten minutes on an H100:
-#          llavanext-sdpa llavanext-flash llava-sdpa llava-flash qwen-sdpa qwen-flash selection inside sweep
+#          llavanext-sdpa llavanext-flash llava-sdpa llava-flash qwen-sdpa qwen-flash selection inside waits sweep
 #
-# PYTHON names the interpreter (python). A part that fails is named at the end, and the others run all the same.
+# PYTHON names the interpreter (python). A part that fails is named at the end, and the others run all the same. Exit status 0, or
+# 1 where one did. A method that cannot reach a budget (fastv and seqprune at 160 of 2,880 tokens) is a line, and no failure.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 out=${1:-results/gpu}
 shift $(($# > 0))
 parts=("$@")
-((${#parts[@]})) || parts=(llavanext-sdpa llavanext-flash llava-sdpa llava-flash qwen-sdpa qwen-flash selection inside sweep)
+models=(llavanext-sdpa llavanext-flash llava-sdpa llava-flash qwen-sdpa qwen-flash)
+((${#parts[@]})) || parts=("${models[@]}" selection inside waits sweep)
+schedules=(llava_seqprune_r50k2 llava_seqprune_r75k2 llava_seqprune_r90k2) # as released
+llava=(--hidden 4096 --heads 32 --layers 32)
 failed=()
 mkdir -p "$out"
 
@@ -38,12 +42,13 @@ for part in "${parts[@]}"; do
     case $part in
         llavanext-sdpa) bench sdpa llavanext 640 320 160 ;;
         llavanext-flash) bench flash_attention_2 llavanext 640 320 160 ;;
-        llava-sdpa) bench sdpa llava 192 128 64 ;;
-        llava-flash) bench flash_attention_2 llava 192 128 64 ;;
+        llava-sdpa) bench sdpa llava 192 128 64 --model "${schedules[@]}" ;;
+        llava-flash) bench flash_attention_2 llava 192 128 64 --model "${schedules[@]}" ;;
         qwen-sdpa) bench sdpa qwen25vl7b 50pct 25pct 10pct ;;
         qwen-flash) bench flash_attention_2 qwen25vl7b 50pct 25pct 10pct ;;
         selection) run benchmarks/selection.py --device cuda --out "$out" ;;
-        inside) run benchmarks/inside.py --device cuda --dtype bfloat16 --hidden 4096 --layers 32 --json "$out/inside.json" ;;
+        inside) run benchmarks/inside.py --device cuda --dtype bfloat16 "${llava[@]}" --json "$out/inside.json" ;;
+        waits) run benchmarks/waits.py --device cuda --trace "$out/waits.json" ;;
         sweep) run benchmarks/sweep.py --scale llava7b --device cuda --host-share 0.1 --json "$out/sweep.json" ;;
         *)
             echo "no part '$part': see the head of $0" >&2

@@ -6,7 +6,7 @@ the selection by it) is timed where it happens, by clocks inside pruned prefills
 a prefill that throws the selection away. The key-value cache is measured by its storages.
 
     python benchmarks/inside.py                                   a minute on one CPU thread
-    python benchmarks/inside.py --device cuda --dtype bfloat16 --hidden 4096 --layers 32
+    python benchmarks/inside.py --device cuda --dtype bfloat16 --hidden 4096 --heads 32 --layers 32
     python benchmarks/inside.py --table                           the tables of docs/inside.md, which need no model
 """
 

@@ -136,6 +136,12 @@ def attended(model: nn.Module, family: Family, media: Media, seen: Encoded) -> t
     return found
 
 
+def anew(seen: Encoded) -> None:
+    """Let go of what `attended` has kept of these pictures."""
+    if seen.tower is not None:
+        _notes(seen.tower).pop(_ATTENDED, None)
+
+
 def _attended(model: nn.Module, family: Family, media: Media, seen: Encoded) -> tuple[Tensor, Tensor | None]:
     name = family.towers[media]
     if family.looks == "pictures":

@@ -15,9 +15,11 @@ import torch
 import transformers as t
 from conftest import ROOT
 
+from script_vlmeval import tower
 from script_vlmeval.backbones import Models
 from script_vlmeval.bench import clocks, command, geometry, measure, passes, rows, subject, table
 from script_vlmeval.bench import command as bench
+from script_vlmeval.bench.command import _generations
 from script_vlmeval.bench.wanted import wanted
 from script_vlmeval.cells import Config
 from script_vlmeval.efficiency import Shape, kv_bytes
@@ -29,6 +31,10 @@ FAST: dict[str, Any] = {"repeats": 1, "new_tokens": 2, "device": "cpu", "quiet":
 BUDGET = {"llava": 64, "llavanext": 320, "qwen25vl7b": 102}
 PROMPT = {"llava": 616, "llavanext": 2920, "qwen25vl7b": 1066}  # 40 words, the picture, and Qwen's two marks around it
 NAMES = ("full", "cdpruner", "script", "fastv", "seqprune", "ideal")
+
+
+SETTINGS = {("script", "192"): {}, ("fastv", "192"): {"first_layer": 1}, ("fastv", "144"): {"first_layer": 1}}
+SETTINGS |= {("seqprune", "144"): {"first_layer": 1, "step": 40}}
 
 
 @pytest.fixture
@@ -69,9 +75,14 @@ def test_a_grid_of_methods_and_batches(model: str, narrow: None, lightly: None, 
         inside = row["method"] in ("fastv", "seqprune")
         assert (row["entering"][0] == PROMPT[model]) == (row["method"] == "full" or inside)
         assert row["flat"] != inside
-        assert row["params"] == geometry.GEOMETRIES[model].params.get(row["method"], {})
+        assert row["params"] == settings(row["method"])
     ideal, script = found[f"{model}_ideal_{budget}", 2], found[f"{model}_script_{budget}", 2]
     assert (ideal["entering"], ideal["kv_bytes"]) == (script["entering"], script["kv_bytes"])
+
+
+def settings(method: str) -> dict[str, int]:
+    """What a grid gives a method in a narrow model: of its 18 layers, and no gentler step reaches these budgets."""
+    return {"fastv": {"first_layer": 1}, "seqprune": {"first_layer": 1, "step": 40}}.get(method, {})
 
 
 def check_row(row: dict[str, Any], full: dict[str, Any], prompt: int, budget: int) -> None:
@@ -230,6 +241,27 @@ def test_the_vision_side_runs_for_its_own_clock_and_once_for_all(
     bench(random_weights=["llava"], methods=["divprune", "script"], budgets=["64"], out=tmp_path, **FAST)
     assert runs.count("clip_vision_model") == 3, "two for the clock, one for all that is compared"
     assert runs.count("clip_text_model") == 3, "the question of every prefill of `script`: the look, the warm-up, the turn"
+
+
+def test_attention_in_the_tower_is_computed_in_every_turn(monkeypatch: pytest.MonkeyPatch, narrow: None):
+    runs, own = list[int](), tower._attended
+    monkeypatch.setattr(tower, "_attended", lambda *given: (runs.append(1), own(*given))[1])
+    made = subject.drawn(geometry.record("llava"), geometry.GEOMETRIES["llava"], "cpu", "float32", "sdpa")
+    methods = {Config.parse(f"llava_{name}_64"): get_method(name) for name in ("fastervlm", "visionzip")}
+    measure.measure(made, methods, 1, measure.Turns(2, 2, 0, lambda _: None))
+    assert len(runs) == 2 * 4, "the look, the warm-up and two turns of each"
+
+
+def test_attention_that_no_counter_sees_leaves_the_encoders_figure_out(
+    narrow: None, lightly: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made = subject.drawn(geometry.record("llava"), geometry.GEOMETRIES["llava"], "cpu", "float32", "eager")
+    assert measure._attention(made.model) == "eager"
+    for kind, known in (("flash_attention_2", False), ("sdpa", True)):
+        monkeypatch.setattr(measure, "_attention", lambda _, kind=kind: kind)
+        bench(random_weights=["llava"], methods=["script"], budgets=["64"], out=tmp_path, **FAST)
+        assert all(("encoder_flops" in row) == known for row in by_name(tmp_path).values())
+        assert ("GFLOPs" in capsys.readouterr().out) == known
 
 
 # -- clocks --------------------------------------------------------------------------------------------------------------------
@@ -391,6 +423,21 @@ def test_a_budget_out_of_reach_is_a_row_beside_others(lightly: None, tmp_path: P
     assert found["tiny_script_16", 1]["error"] is None
 
 
+@pytest.mark.parametrize(("named", "status"), [([], 0), (["llavanext_fastv_150"], 1)])
+def test_what_a_grid_cannot_reach_is_told_and_no_failure(
+    narrow: None, lightly: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: list[str], status: int
+):
+    asked: Any = {"random_weights": ["llavanext"], "methods": ["divprune", "fastv"], "budgets": ["150"], "out": tmp_path}
+    assert bench(named, **asked, **FAST) == status
+    assert "fastv 150: not measured, " in capsys.readouterr().out
+    assert by_name(tmp_path)["llavanext_divprune_150", 1]["error"] is None
+
+
+def test_a_grid_without_anything_to_measure_is_refused(narrow: None, tmp_path: Path):
+    with pytest.raises(UserError, match="llavanext_fastv_150"):
+        bench(random_weights=["llavanext"], methods=["fastv"], budgets=["150"], out=tmp_path, **FAST)
+
+
 def test_other_failures_are_not_hidden():
     with pytest.raises(RuntimeError, match="shapes"):
         measure.attempt(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
@@ -416,7 +463,11 @@ def test_names_and_grids():
     assert [str(config) for config in named.configs] == ["llava_full", "llava_script_64"]
     both = wanted(["llava_script_64", "tiny_script_16"], ["llava"], methods=["seqprune", "full"])
     assert [str(config) for config in both[0].configs][1:3] == ["llava_script_64", "llava_seqprune_192"]
-    assert dict(both[0].configs[2].params) == {"step": 40}
+    assert [dict(config.params) for config in both[0].configs[2:]] == [{}, {}, {"step": 25}], "gentle where that reaches it"
+    (asked,) = wanted([], ["llava"], ["seqprune"], ["64"], {"step": 30})
+    assert dict(asked.configs[1].params) == {"step": 30}
+    (scheduled,) = wanted([], ["mid"], ["fastv"], ["r75k2"])
+    assert not any(isinstance(method, str) for method in scheduled.methods().values()), "the budget says the first layer"
     assert (both[1].geometry, str(both[1].configs[1])) == (None, "tiny_script_16")
     (grid,) = wanted([], ["llavanext"])
     assert len(grid.configs) == 1 + 3 * 4
@@ -465,6 +516,27 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
         bench(["tiny_full"], out=tmp_path / "file" / "bench", **FAST)
 
 
+# -- levels --------------------------------------------------------------------------------------------------------------------
+def test_each_number_of_tokens_has_its_ideal():
+    (task,) = wanted(["tiny_seqprune_r30k2", "tiny_fastv_r30k2"])
+    made, heard, methods = subject.loaded(task.record, Models(), "cpu", "float32", "sdpa"), list[str](), task.methods()
+    found = measure.measure(made, methods, 1, measure.Turns(2, 2, 0, heard.append))
+    assert [row.method for row in found] == ["full", "seqprune", "ideal", "fastv", "ideal"]
+    for row, ideal in (found[1:3], found[3:5]):
+        assert 0 <= ideal.counted["visual"] - row.counted["visual"] < 1
+        assert row.against["prefill_ms % of ideal"] == pytest.approx(100 * ideal.median("prefill_ms") / row.median("prefill_ms"))
+    assert found[1].counted["visual"] - found[3].counted["visual"] > 1
+    assert len(heard) == _generations(methods, 2), "what the bar counts to"
+
+
+def test_means_just_below_a_budget_share_its_ideal():
+    counts = {"script": 192.0, "fastv": 191.25, "seqprune": 190.9, "ideal": 192}
+    took = {"prefill_ms": [1.0], "encoder_ms": [1.0]}
+    made = [rows.Row("llava", name, "192", 1, {}, took, {"visual": visual}) for name, visual in counts.items()]
+    rows.compare(made)
+    assert [row.against["prefill_ms % of ideal"] for row in made] == [100, 100, None, None]
+
+
 # -- what is told --------------------------------------------------------------------------------------------------------------
 def test_quartiles():
     assert rows.Spread.of([]) is None
@@ -486,6 +558,11 @@ def test_the_table_of_the_largest_figures_fits():
     assert max(map(len, lines)) <= table.WIDTH
     assert lines[1].split()[-3:] == ["KV", "peak", "FLOPs"]
     assert len(lines) == 5
+
+
+def test_settings_that_are_not_a_methods_own_are_told():
+    made = [rows.Row("mid", *of, 1, params) for of, params in SETTINGS.items()]
+    assert table.lines(made)[-1] == "fastv 192, fastv 144: first_layer=1; seqprune 144: first_layer=1, step=40"
 
 
 def test_short_numbers():
@@ -531,5 +608,7 @@ def test_the_script_measures_what_is_claimed(tmp_path: Path):
     for line in found:
         at = line.index("--batch-size")
         assert line[at + 1 : at + 3] == ["1", "16"]
+        named = [f"llava_seqprune_{budget}" for budget in ("r50k2", "r75k2", "r90k2")]
+        assert set(named) <= set(line) or "llava" not in line, "as released, and not only at a budget"
     (one,) = said_by_the_script(tmp_path / "one" if (tmp_path / "one").mkdir() is None else tmp_path, "llavanext-sdpa")
     assert one[one.index("--budget") + 1 :][:3] == ["640", "320", "160"]

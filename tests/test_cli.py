@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--model", "tiny_script_0", "--data", "ShapesVQA"], "at least 1"),
         (["--model", "script_16", "--data", "ShapesVQA"], "names no model"),
         (["--model", "tiny_grid_200", "--data", "ShapesVQA", "--dry-run"], "use 'tiny_full' for all"),
-        (["--model", "tiny_dart_16", "--data", "ShapesVQA", "--dry-run"], "25 when dropping begins at layer 1"),
+        (["--model", "tiny_dart_16", "--data", "ShapesVQA", "--dry-run"], "25 with layer=1"),
         (["conformance", "--method", "script", "--limit", "3"], "takes no --limit"),
         (["report", "--limit", "3"], "takes no --limit"),
         (["--model", "tiny_script_-4", "--data", "ShapesVQA"], "negative"),

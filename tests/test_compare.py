@@ -320,7 +320,10 @@ def test_names(tmp_path: Path):
     cell(tmp_path, "tiny_full", FULL)
     cell(tmp_path, "tiny_script_16", PRUNED, "POPE")
     assert "Did you mean 'tiny_script_16'" in refused("tiny_scrip_16", "tiny_full", tmp_path)
-    assert "neither a folder of results nor a configuration" in refused("tiny_full", "tiny_full", tmp_path / "none")
+    empty = refused("tiny_full", "tiny_full", tmp_path / "none")
+    assert "neither a folder of results nor a configuration" in empty
+    assert empty.endswith("which has none; name its folder with --work-dir.")
+    assert refused(str(tmp_path / "none" / "a"), "tiny_full", tmp_path).endswith("none; give a folder that a run has written.")
     assert "the same results" in refused("tiny_full", "tiny_full", tmp_path)
     assert "name two of a kind" in refused(str(tmp_path), "tiny_full", tmp_path)
 

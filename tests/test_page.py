@@ -18,7 +18,7 @@ from PIL import Image
 
 from script_vlmeval.cells import Config
 from script_vlmeval.report.evidence import Comparison, Evidence
-from script_vlmeval.report.page import samples, write_page
+from script_vlmeval.report.page import facts, samples, write_page
 from script_vlmeval.report.page.tokens import Places, kept
 from script_vlmeval.report.rows import read
 from script_vlmeval.stats import Difference, Estimate
@@ -184,8 +184,11 @@ def test_states_tell_what_became_of_each_answer(run: Path):
 def test_what_an_answer_took_is_that_of_one(tmp_path: Path):
     counted = {"prefill_flops": 2e12, "unpruned_prefill_flops": 8e12, "kv_bytes": 3 * 2**20}
     cell(tmp_path, "tiny_full", ["yes"] * 4, [1.0] * 4, seconds=20.0, samples_per_second=0.2, efficiency=counted)
-    table = json.loads(data(write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8"), "tables"))["results"]
+    found = Evidence(loyalty={("tiny_full", "ShapesYN"): Estimate(100.0, 90.0, 100.0, 1.0)})
+    table = json.loads(data(write_page(read(tmp_path), found).read_text(encoding="utf-8"), "tables"))["results"]
     line = dict(zip([column["head"] for column in table["columns"]], table["rows"][0], strict=True))
+    assert line["loyalty %"]["v"] == 100
+    assert list(line).index("cache MiB") < list(line).index("loyalty %"), "what it costs comes before what explains it"
     heads = ("seconds per answer", "prefill TFLOPs", "x fewer FLOPs than unpruned", "cache MiB")
     assert [line[head]["v"] for head in heads] == pytest.approx([5, 2, 4, 3])
 
@@ -196,6 +199,21 @@ def test_what_a_clear_cell_stands_for_is_there_by_configuration(tmp_path: Path):
     told = json.loads(data(write_page(read(tmp_path), Evidence()).read_text(encoding="utf-8"), "tables"))["clear"]
     assert list(told) == ["tiny_pool_16"]
     assert "averaged" in told["tiny_pool_16"]
+
+
+def test_captions_say_what_a_plot_shows(tmp_path: Path):
+    (tmp_path / "plots").mkdir()
+    for name in ("cost-seconds-llava", "cost-flops", "my_own", "radar", "accuracy", "cost-tokens", "retention"):
+        (tmp_path / "plots" / f"{name}.svg").write_text("<svg/>")
+    assert re.findall("<figcaption>(.*?)</figcaption>", facts.plots(tmp_path)) == [
+        "Score against the budget of visual tokens",
+        "Retention: percent of the unpruned score",
+        "Retention, benchmark by benchmark",
+        "Score against visual tokens",
+        "Score against prefill FLOPs",
+        "Score against time per answer, llava",
+        "My own",
+    ]
 
 
 def test_without_an_atlas_or_evidence_there_is_a_page(tmp_path: Path):
@@ -460,6 +478,36 @@ def test_nothing_is_wider_than_the_screen(browser: Any, run: Path, width: int, s
         assert page.value("document.documentElement.scrollWidth") == width
         colour = re.findall(r"\d+", page.value("getComputedStyle(document.body).backgroundColor"))
         assert (sum(map(int, colour)) > 384) == (scheme == "light")
+
+
+def test_few_configurations_of_many_budgets_are_told_budget_by_budget(browser: Any, tmp_path: Path):
+    """Half of a table of methods by budgets is still a table (`run`); less than that has no empty places."""
+    atlas(tmp_path, ["Is there a circle?"], 1)
+    for config in ("tiny_full", "tiny_script_8", "tiny_random_4", "tiny_script_4", "tiny_pool_2", "tiny_grid_25pct"):
+        cell(tmp_path, config, ["yes"], [1.0], marks={0: record(4)})
+    path = write_page(read(tmp_path), Evidence())
+    for width in (390, 1280):
+        with opened(browser, path, width) as page:
+            card = filled(page, "0")
+            found = {text.splitlines()[0]: page.texts(f"{card} .group:nth-child({i}) .who")
+                     for i, text in enumerate(page.texts(f"{card} .group"), 1)}  # fmt: skip
+            assert found == {"8 tokens": ["script"], "4 tokens": ["random", "script"], "2 tokens": ["pool"], "25 %": ["grid"]}
+            assert page.page.locator(f"{card} .grid").count() == 0
+            assert page.value("document.documentElement.scrollWidth") == width
+            assert not page.complaints
+
+
+def test_a_table_that_goes_on_beyond_an_edge_shows_it(browser: Any, run: Path):
+    table = "document.querySelector('#results .cut')"
+    with opened(browser, run / "report.html", 390) as page:
+        page.until(f"{table}.matches('.more-after:not(.more-before)')")
+        page.value(f"{table}.firstChild.scrollLeft = 40")
+        page.until(f"{table}.matches('.more-after.more-before')")
+        page.value(f"{table}.firstChild.scrollLeft = 1e5")
+        page.until(f"{table}.matches('.more-before:not(.more-after)')")
+    with opened(browser, run / "report.html", 2000) as page:
+        page.until("document.querySelector('[data-table=overview] .cut').style.getPropertyValue('--bar')")
+        assert not page.value("document.querySelector('[data-table=overview] .cut').matches('.more-before, .more-after')")
 
 
 def test_two_thousand_samples_stay_small_in_the_browser(browser: Any, tmp_path: Path):

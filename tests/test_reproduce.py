@@ -12,9 +12,10 @@ from conftest import ROOT
 
 from script_vlmeval import published
 from script_vlmeval.backbones import BACKBONES
+from script_vlmeval.bench.wanted import wanted
 from script_vlmeval.benchmarks import expand
 from script_vlmeval.cells import Config, read_study, schedule
-from script_vlmeval.cli import main
+from script_vlmeval.cli import main, parser
 from script_vlmeval.methods import METHODS, get_method
 from script_vlmeval.published import COST, MEAN, STEPS, Published, figure, figures, records
 
@@ -187,6 +188,17 @@ def test_a_default_that_is_spelt_out_is_the_default():
 
 
 # the commands --------------------------------------------------------------------------------------------------------------
+
+
+def test_time_and_memory_have_the_command_that_measures_them():
+    """A sweep measures neither: what is published of them is what a bench is asked for."""
+    (command,) = re.findall(r"^    python run\.py bench (.*)$", TEXT.partition("## What an answer costs")[2], flags=re.MULTILINE)
+    given = parser("bench").parse_args(["bench", *shlex.split(command)])
+    (measured,) = wanted(given.model, given.random_weights, given.method, given.budget)
+    told = {name(one) for one in records() if one.table == "costs" and one.metric.endswith((" ms", " GB"))}
+    assert told
+    assert told <= {str(config) for config in measured.configs}
+    assert not [text for text in measured.methods().values() if isinstance(text, str)]
 
 
 def test_there_are_commands():

@@ -262,6 +262,9 @@ def test_what_cannot_be_had_says_what_can():
         "The smallest budget here is 116, 98 with first_layer=1, 59 with step=25."
     )
     assert sum(per_layer(get_method("seqprune", step=25).plan(64, 576, 32), 576, 32)) <= 64 * 32
+    with pytest.raises(UserError, match=r"The smallest budget here is 55, 19 with layer=1\.$"):
+        get_method("dart", layer=3).plan(35, 576, 32)
+    assert get_method("dart", layer=1).plan(19, 576, 32)
     with pytest.raises(UserError, match=r"The smallest budget here is 18\.$"):
         get_method("fastv", first_layer=1).plan(17, 576, 32)
 

@@ -133,6 +133,20 @@ def test_intervals_are_those_of_the_rows_everywhere(summary: report.Summary):
     assert f"{score.low:.1f} to {score.high:.1f}" in line
 
 
+def test_a_head_stands_where_its_figures_do(summary: report.Summary):
+    """At the right, with room for the filter's arrow there, over numbers; over texts at the left."""
+    book = openpyxl.load_workbook(summary.workbook)
+    places = {cell.value: (cell.alignment.horizontal, cell.column_letter) for cell in book["long"][1]}
+    assert {head: places[head][0] for head in ("config", "score", "n", "letters", "budget")} == {
+        "config": None, "score": "right", "n": "right", "letters": None, "budget": "right"}  # fmt: skip
+    assert all(cell.alignment.wrap_text for cell in book["long"][1])
+    width = {head: book["long"].column_dimensions[letter].width for head, (_, letter) in places.items()}
+    assert width["standard error"] == len("standard") + 4 + 2
+    rows = openpyxl.load_workbook(summary.workbook.parent / "tiny_pool_16" / "tiny_pool_16.xlsx")["GQA"]
+    heads = {cell.value: cell.alignment.horizontal for cell in rows[1]}
+    assert (heads["worth"], heads["prediction"]) == ("right", None)
+
+
 def test_every_comparison_has_its_verdict(summary: report.Summary):
     table = sheet_of(summary, "statistics")
     assert summary.evidence is not None

@@ -88,12 +88,12 @@ def _flat(start: str, value: Any) -> list[tuple[str, str]]:
 
 # -- the plot ------------------------------------------------------------------------------------------------------------------
 def _groups(rows: Sequence[Row]) -> list[Group]:
-    """A batch each, of what was measured; the ideals are marks on the bars of their budget."""
+    """A batch each, of what was measured; the ideals are marks on the bars of their level."""
     found = []
     for (model, batch), of in groupby(rows, key=lambda row: (row.model, row.batch)):
         alive = [row for row in of if not row.error and row.values("prefill_ms")]
-        ideals = {row.budget: row for row in alive if row.ideal}
-        bars = tuple(_bar(row, ideals.get(row.budget)) for row in alive if not row.ideal)
+        ideals = {row.level: row for row in alive if row.ideal}
+        bars = tuple(_bar(row, ideals.get(row.level)) for row in alive if not row.ideal)
         if bars:
             found.append(Group(f"{model}, batch {batch}", bars))
     return found

@@ -34,7 +34,7 @@ class Geometry:
     narrow_text: dict[str, Any]  # what its parts have at a scale for tests
     narrow_vision: dict[str, Any]
     clip: tuple[int, int, int, int] = (768, 3072, 12, 12)  # the text tower: width, inner width, layers, heads
-    params: Params = field(default_factory=dict)  # of methods whose customary settings cannot reach the model's budgets
+    params: Params = field(default_factory=dict)  # of methods whose defaults are for deeper models
 
     def config(self) -> Any:
         """The configuration of transformers. Without an end token: every answer has the length that was asked for."""
@@ -52,7 +52,7 @@ class Geometry:
         """The same prompts through a narrow, shallow model, of which times say nothing."""
         clip = (_NARROW["hidden_size"], _NARROW["intermediate_size"], 2, 1)
         first = {"first_layer": 1}  # of fewer layers, two unpruned ones are too many
-        params = {"fastv": first, "seqprune": {"step": 40, **first}}
+        params = {"fastv": first, "seqprune": first}
         text, vision = {**self.text, **self.narrow_text}, {**self.vision, **self.narrow_vision}
         return replace(self, text=text, vision=vision, clip=clip, params=params)
 
@@ -108,7 +108,9 @@ _NARROW = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 1}
 _NARROW_TEXT = {**_NARROW, "num_key_value_heads": 1, "num_hidden_layers": 18}
 _NARROW_CLIP = {**_NARROW, "num_hidden_layers": 3}
 _NARROW_QWEN = {"depth": 2, "hidden_size": 16, "intermediate_size": 32, "num_heads": 1, "out_hidden_size": 16}
-_STEEP: Params = {"seqprune": {"step": 40}}  # steps of 10 percent cannot reach a tenth of the compute
+# What a grid tries one after the other where a method's defaults cannot reach a budget: steps of 10 percent a layer do not reach
+# a tenth of the compute. The gentlest comes first, as the steepest leave a single stage, which is FastV.
+STEEPER: Mapping[str, tuple[Mapping[str, Any], ...]] = {"seqprune": tuple({"step": step} for step in (15, 20, 25, 30, 40, 50))}
 
 _LLAVA = Geometry(
     source="config.json of llava-hf/llava-1.5-7b-hf (Vicuna 7B, CLIP ViT-L/14-336)",
@@ -120,7 +122,6 @@ _LLAVA = Geometry(
     marks=(32000,),
     narrow_text=_NARROW_TEXT,
     narrow_vision=_NARROW_CLIP,
-    params=_STEEP,
 )
 _NEXT = replace(
     _LLAVA,
@@ -136,7 +137,7 @@ GEOMETRIES = {
         text={**_VICUNA, **_MID_TEXT},
         vision={**_CLIP, **_MID_CLIP},
         clip=(128, 512, 3, 4),
-        params={"fastv": {"first_layer": 1}, "seqprune": {"first_layer": 1, "step": 40}},
+        params={"fastv": {"first_layer": 1}, "seqprune": {"first_layer": 1}},
     ),
     "llava": _LLAVA,
     "llava13b": replace(_LLAVA, source="config.json of llava-hf/llava-1.5-13b-hf", text=_VICUNA_13B),
@@ -152,7 +153,6 @@ GEOMETRIES = {
         marks=(151652, 151655, 151653),
         narrow_text={**_NARROW_TEXT, "num_attention_heads": 2, "rope": {"rope_type": "default", "mrope_section": [2, 1, 1]}},
         narrow_vision={**_NARROW_QWEN, "fullatt_block_indexes": [1]},
-        params=_STEEP,
     ),
 }
 _MID: dict[str, Any] = {

@@ -29,6 +29,7 @@ from .rows import IDEAL, Row, compare
 from .subject import Subject
 
 WARM_UPS = 1
+_COUNTED = ("eager", "sdpa")  # torch's counter knows no operator of flash-attn
 _EACH = ("prefill_ms", "selection_ms", "question_ms", "token_ms", "generation_ms", "peak_bytes")
 
 
@@ -68,7 +69,7 @@ def attempt(call: Callable[[], Any]) -> tuple[Any, str]:
 
 @torch.inference_mode()
 def measure(subject: Subject, methods: Mapping[Config, Method | str], size: int, turns: Turns) -> list[Row]:
-    """Every configuration on one batch, and the ideal of each budget. methods: of each configuration, or why it has none."""
+    """Every configuration on one batch, and the ideal of each level. methods: of each configuration, or why it has none."""
     clock = Clock(subject.runtime.device)
     rows = {config: _row(config, size) for config in methods}
     prepared, error = attempt(lambda: subject.batch(size))
@@ -95,15 +96,16 @@ def _row(config: Config, size: int) -> Row:
 
 
 def _ordered(rows: Iterable[Row]) -> list[Row]:
-    """The unpruned model, then budget by budget, the ideal at the end of each."""
+    """The unpruned model, then budget by budget, and of a budget level by level, the ideal at the end of each."""
     rows = list(rows)
     budgets = list(dict.fromkeys(row.budget for row in rows))
-    return sorted(rows, key=lambda row: (not row.full, budgets.index(row.budget), row.ideal))
+    levels = list(dict.fromkeys(row.level for row in rows))
+    return sorted(rows, key=lambda row: (not row.full, budgets.index(row.budget), levels.index(row.level), row.ideal))
 
 
-def _encoder(subject: Subject, prepared: Prepared, repeats: int, clock: Clock) -> tuple[list[float], int]:
+def _encoder(subject: Subject, prepared: Prepared, repeats: int, clock: Clock) -> tuple[list[float], int | None]:
     """Milliseconds of the tower and what joins it to the language model, each time anew, and its FLOPs by torch's own counter:
-    families' towers are too different for a formula. It is counted while it warms up."""
+    families' towers are too different for a formula. It is counted while it warms up. None where the counter cannot see all."""
     took = list[float]()
     with subject.runtime.batch(), FlopCounterMode(display=False) as counter:
         subject.runtime.encode(prepared)
@@ -115,7 +117,13 @@ def _encoder(subject: Subject, prepared: Prepared, repeats: int, clock: Clock) -
             end = clock.now()
             clock.settle()
         took.append(clock.ms(begin, end))
-    return took, counter.get_total_flops()
+    return took, counter.get_total_flops() if _attention(subject.model) in _COUNTED else None
+
+
+def _attention(model: Any) -> str:
+    """The kind of attention of the vision side."""
+    found: str = model.config.vision_config._attn_implementation
+    return found
 
 
 # -- sides ---------------------------------------------------------------------------------------------------------------------
@@ -138,7 +146,7 @@ def _side(subject: Subject, prepared: Prepared, row: Row, method: Method) -> _Si
 
 
 def _look(subject: Subject, prepared: Prepared, sides: Sequence[_Side], turns: Turns, clock: Clock) -> list[_Side]:
-    """A generation of each, traced: what entered its layers. From what is kept at each budget follow the ideals."""
+    """A generation of each, traced: what entered its layers. From what is kept follow the ideals."""
     embeds, model = list[Tensor](), subject.model
     for side in sides:
         context = side.context
@@ -146,12 +154,8 @@ def _look(subject: Subject, prepared: Prepared, sides: Sequence[_Side], turns: T
             context = lambda _: pruning(model, get_method("full"), "100pct")  # noqa: E731
         with entering(model, embeds):
             _look_at(subject, side, context, turns, clock)
-    kept = dict[str, int]()
-    for row in (side.row for side in sides):
-        if row.counted and not row.full and (row.budget not in kept or row.counted["flat"]):
-            kept[row.budget] = round(row.counted["visual"])
-    of = sides[0].row if sides else None
-    return [_ideal(subject, prepared, embeds[0], of, budget, n) for budget, n in kept.items()] if of and embeds else []
+    levels = dict.fromkeys(side.row.level for side in sides if not side.row.full)
+    return [_ideal(subject, prepared, embeds[0], sides[0].row, *level) for level in levels if level]
 
 
 def _look_at(subject: Subject, side: _Side, context: Any, turns: Turns, clock: Clock) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import tower
 from ..families import language_model
 from ..prune import pruning
 from .clocks import Clock, Moment, Spans
@@ -65,6 +66,8 @@ class Timed(pruning):
     def _on_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.passes.count:
             return super()._on_language_model(module, args, kwargs)
+        for seen in self.observer.vision.seen.values():
+            tower.anew(seen)  # it hangs on the encoder's output, which all turns share
         with self.passes.spans.of("selection"):
             return super()._on_language_model(module, args, kwargs)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
 IDEAL = "ideal"  # in the place of a method: the same model, fed what is left
+_ROUNDING = 1e-6  # tokens
 TIMES = ("encoder_ms", "selection_ms", "question_ms", "prefill_ms", "ttft_ms", "token_ms", "answer_ms")
 
 
@@ -35,7 +37,9 @@ class Row:
     Times are of the whole batch. encoder_ms: tower and projector, measured apart, the same for all. selection_ms: all that
     pruning does in the prefill; question_ms: the question's encoding, a part of that. prefill_ms: from the model's call to its
     first logits, without the encoder. token_ms: each token after the first. generation_ms: the whole call of `generate`, without
-    the encoder. counted: what needs no clock; FLOPs and tokens are means over the batch's samples, kv_bytes is the batch's.
+    the encoder. peak_bytes: of that call, with weights and what all turns share (the encoder's output, the embeddings and the
+    ideals' inputs) but without the encoder's own pass, so not a plain run's. counted: what needs no clock; FLOPs and tokens are
+    means over the batch's samples, kv_bytes is the batch's.
     """
 
     model: str
@@ -59,6 +63,12 @@ class Row:
     @property
     def ideal(self) -> bool:
         return self.method == IDEAL
+
+    @property
+    def level(self) -> tuple[str, int] | None:
+        """The budget, and the visual tokens left, a mean over the layers, as the next whole number: rows of one level have one
+        ideal. Under a schedule methods keep different numbers. None before they are counted."""
+        return (self.budget, math.ceil(self.counted["visual"] - _ROUNDING)) if self.counted else None
 
     def values(self, quantity: str) -> list[float]:
         """Each turn's figure. Of those that hold the encoder, its median is added to each turn's own."""
@@ -119,10 +129,10 @@ def compare(rows: Iterable[Row]) -> None:
     ideal's speed it has."""
     rows = list(rows)
     full = next((row for row in rows if row.full), None)
-    ideals = {row.budget: row for row in rows if row.ideal}
+    ideals = {row.level: row for row in rows if row.ideal}
     for row in rows:
         row.against = {f"{name} x full": _ratio(full, row, name) for name in _FASTER}
-        ideal = None if row.ideal else ideals.get(row.budget)
+        ideal = None if row.ideal else ideals.get(row.level)
         for name in ("prefill_ms", "ttft_ms"):
             share = _ratio(ideal, row, name)
             row.against[f"{name} % of ideal"] = None if share is None else 100 * share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any, TypeAlias
 
 from .rows import Row, Spread
@@ -24,7 +25,16 @@ def lines(rows: Sequence[Row]) -> list[str]:
         made.append("  ".join(padded).rstrip())
     if not alive:
         made = made[:1]
-    return [*made, *(f"{_called(row)}: not measured, {row.error}" for row in rows if row.error)]
+    return [*made, *_settings(alive), *(f"{_called(row)}: not measured, {row.error}" for row in rows if row.error)]
+
+
+def _settings(rows: Sequence[Row]) -> list[str]:
+    """Which rows have other settings than their methods' own."""
+    called: dict[str, list[str]] = {}
+    for row in rows:
+        if row.params:
+            called.setdefault(", ".join(f"{name}={value}" for name, value in row.params.items()), []).append(_called(row))
+    return wrap("; ".join(f"{', '.join(names)}: {settings}" for settings, names in called.items()), WIDTH)
 
 
 def heading(rows: Sequence[Row]) -> str:

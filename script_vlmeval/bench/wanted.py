@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..backbones import Backbone, Models
-from ..cells import FULL, Config, Scalar
+from ..cells import FULL, Config, Scalar, schedule
 from ..errors import UserError, unknown
 from ..loading import check_checkpoint
 from . import geometry
-from .geometry import GEOMETRIES, Geometry
+from .geometry import GEOMETRIES, STEEPER, Geometry
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -21,11 +22,12 @@ METHODS = ("cdpruner", "script", "fastv", "seqprune")  # of a grid, unless other
 
 @dataclass(frozen=True)
 class Wanted:
-    """A model, the unpruned configuration first. geometry: of one with random weights."""
+    """A model, the unpruned configuration first. geometry: of one with random weights. named: those that are not of a grid."""
 
     record: Backbone
     geometry: Geometry | None
     configs: tuple[Config, ...]
+    named: tuple[Config, ...] = ()
 
     def methods(self) -> dict[Config, Method | str]:
         """Of each configuration its method, or why it cannot be had. UserError for an unknown method or parameter."""
@@ -40,6 +42,12 @@ class Wanted:
             except UserError as error:
                 found[config] = str(error)
         return found
+
+    def out_of_reach(self, methods: Mapping[Config, Method | str]) -> list[Config]:
+        """Of the grid, what cannot be had beside others that can: no failure, as nobody named it."""
+        if all(isinstance(method, str) for config, method in methods.items() if not config.full):
+            return []
+        return [config for config, method in methods.items() if isinstance(method, str) and config not in self.named]
 
 
 def wanted(
@@ -66,10 +74,11 @@ def wanted(
         drawn = model in random_weights
         record = _record(model, drawn, models)
         own = [config for config in named if config.model == model]
+        mine = tuple(own)
         if drawn and (methods or budgets or not own):
             own += _grid(record, methods, budgets, params or {})
         pruned = [config for config in dict.fromkeys(own) if not config.full]
-        found.append(Wanted(record, GEOMETRIES[model] if drawn else None, (Config(model, FULL), *pruned)))
+        found.append(Wanted(record, GEOMETRIES[model] if drawn else None, (Config(model, FULL), *pruned), mine))
     return found
 
 
@@ -100,12 +109,28 @@ def _record(model: str, drawn: bool, models: Models) -> Backbone:
 
 
 def _grid(record: Backbone, methods: Sequence[str], budgets: Sequence[str], params: Mapping[str, Scalar]) -> Iterator[Config]:
-    """Budgets by methods, with the settings that a method needs to reach the model's budgets."""
-    own = GEOMETRIES[record.id].params
+    """Budgets by methods, with other settings than a method's own only where those cannot reach the budget."""
     for budget in map(str, budgets or record.budgets):
         for method in methods or METHODS:
             if method != FULL:
-                yield Config.parse(f"{record.id}_{method}_{budget}", {**own.get(method, {}), **params})
+                yield _reaching(record, method, budget, params)
+
+
+def _reaching(record: Backbone, method: str, budget: str, params: Mapping[str, Scalar]) -> Config:
+    """With the first settings that reach the budget, or the first of all: then it is told why these do not."""
+    own = {} if schedule(budget) else GEOMETRIES[record.id].params.get(method, {})
+    tried = [{**own, **more, **params} for more in ({}, *STEEPER.get(method, ()))]
+    configs = [Config.parse(f"{record.id}_{method}_{budget}", settings) for settings in tried]
+    return next((config for config in configs if _reaches(record, config)), configs[0])
+
+
+def _reaches(record: Backbone, config: Config) -> bool:
+    from ..runtime import method_for
+
+    with suppress(UserError):
+        method_for(record, config)
+        return True
+    return False
 
 
 def refuse_if_none(methods: Iterable[Mapping[Config, Method | str]]) -> None:

@@ -51,7 +51,8 @@ def side_of(said: str, work_dir: Path) -> Side:
     where, name = (path.parent, path.name) if "/" in said else (work_dir, said)
     known = [folder.name for folder in where.glob("*/") if _parsed(folder.name)] if where.is_dir() else []
     if not known:
-        raise UserError(f"'{said}' is neither a folder of results nor a configuration in '{where}', which has none.")
+        advice = "give a folder that a run has written" if "/" in said else "name its folder with --work-dir"
+        raise UserError(f"'{said}' is neither a folder of results nor a configuration in '{where}', which has none; {advice}.")
     raise unknown("configuration", name, known, f"(in '{where}'; a folder of results may be named too)")
 
 

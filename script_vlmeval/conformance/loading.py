@@ -61,7 +61,9 @@ def load(path: Path, params: Mapping[str, Scalar] | None = None) -> list[Found]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the file in it that defines the method.")
     if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(
+            f"There is no file {path}: give the path of a method's file, or a name that `run.py --list methods` shows."
+        )
     if path.suffix != ".py":
         raise UserError(f"{path} must end in .py to be read as a method's file.")
     if path.resolve().parent == Path(methods.__file__).parent:  # one of the project's own

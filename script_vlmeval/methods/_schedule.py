@@ -29,7 +29,7 @@ def uniform(budget: int, n_visual: int, n_layers: int, first_layer: int) -> int:
     kept = (budget * n_layers - first_layer * n_visual) // later
     if kept < 1:
         floor, lowest = (-(-(first * n_visual + n_layers - first) // n_layers) for first in (first_layer, 1))
-        earlier = f", and {lowest} when dropping begins at layer 1" if first_layer > 1 else ""
+        earlier = f", {lowest} with layer=1" if first_layer > 1 else ""
         raise UserError(
             f"A mean of {budget} visual tokens per layer cannot be had: {first_layer} of {n_layers} layers see all {n_visual}. "
             f"The smallest budget here is {floor}{earlier}."

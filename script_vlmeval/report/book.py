@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .evidence import Evidence
 
 MOST, SHOWN = 20_000, 1_000  # rows that a benchmark's sheet has at most, and that it has of more
-_LAYOUT = 2  # of these workbooks: a new one is written where the number is another
+_LAYOUT = 3  # of these workbooks: a new one is written where the number is another
 _FRONT = "benchmarks"
 
 

@@ -28,11 +28,8 @@ from ..files import replacing
 from .rowxml import Plain, rows
 
 _FONT = {"name": "Calibri", "size": 11}
-_HEAD = (
-    Font(bold=True, color="FFFFFF", **_FONT),
-    PatternFill("solid", fgColor="2F4B6E"),
-    Alignment(wrap_text=True, vertical="center"),
-)
+_HEAD = (Font(bold=True, color="FFFFFF", **_FONT), PatternFill("solid", fgColor="2F4B6E"))
+_ARROW = 2  # characters that a filter's arrow covers of a head that stands at the right, where the arrow is
 _LINE = 15.0  # points of a line of a head
 _INCOMPLETE = PatternFill("solid", fgColor="FBE3D0")
 _RULE = FormulaRule(formula=["$D2<>$D1"], border=Border(top=Side("thin", color="9AA5B1")))  # between budgets
@@ -126,7 +123,7 @@ def save(pages: Iterable[Page], path: Path, mark: str = "") -> None:
     for place, page in enumerate(pages, 1):
         sheet = workbook.create_sheet(page.name)
         _fill(sheet, page)
-        styles: dict[type, int] = {kind: _cell(sheet, kind(), head=False).style_id for kind in (int, float)}
+        styles: dict[type, int] = {kind: _cell(sheet, kind()).style_id for kind in (int, float)}
         more[f"xl/worksheets/sheet{place}.xml"] = rows(page.more, len(page.lines) + 1, styles)
     _write(workbook, path, more)
 
@@ -177,8 +174,13 @@ def _fill(sheet: Any, page: Page) -> None:
         _hang(sheet, page)
     else:
         _lay_out(sheet, page, f"{get_column_letter(len(head))}{n}")
-    for place, line in enumerate(page.lines):
-        sheet.append([_cell(sheet, value, head=not place and not page.charts) for value in line])
+    lines = iter(page.lines)
+    if not page.charts:
+        columns = zip(*page.lines[:_LOOKED_AT], *page.sample, strict=True)
+        sheet.append([_head(sheet, column) for column in columns])
+        next(lines)
+    for line in lines:
+        sheet.append([_cell(sheet, value) for value in line])
 
 
 def _hang(sheet: Any, page: Page) -> None:
@@ -216,7 +218,14 @@ def _width(column: Sequence[Any]) -> int:
     head, *values = map(words, column)
     needed = max(max(map(len, values), default=0) + 2, max(map(len, head.split()), default=0) + 4, min(len(head), 8) + 4)
     wide = any(isinstance(value, Styled) and value.wrapped for value in column)
-    return min(max(needed, _LEAST), 2 * _WIDEST if wide else _WIDEST)
+    return min(max(needed + _ARROW * _counts(column), _LEAST), 2 * _WIDEST if wide else _WIDEST)
+
+
+def _counts(column: Sequence[Any]) -> bool:
+    """Whether most of what stands under a head are numbers, which readers put at the right."""
+    values = [value.value if isinstance(value, Styled) else value for value in column[1:]]
+    found = [number(value) is not None for value in values if value is not None]
+    return 2 * sum(found) > len(found)
 
 
 def _head_lines(heads: Sequence[Any], widths: Sequence[int]) -> int:
@@ -224,7 +233,15 @@ def _head_lines(heads: Sequence[Any], widths: Sequence[int]) -> int:
     return max(len(wrap(words(head), width - 3)) or 1 for head, width in zip(heads, widths, strict=True))
 
 
-def _cell(sheet: Any, value: Any, head: bool) -> Any:
+def _head(sheet: Any, column: Sequence[Any]) -> Any:
+    """The head of a column, over its figures."""
+    cell = _cell(sheet, column[0])
+    cell.font, cell.fill = _HEAD
+    cell.alignment = Alignment(horizontal="right" if _counts(column) else None, vertical="center", wrap_text=True)
+    return cell
+
+
+def _cell(sheet: Any, value: Any) -> Any:
     styled = value if isinstance(value, Styled) else Styled(value)
     value = styled.value
     text = value is not None and number(value) is None
@@ -240,6 +257,4 @@ def _cell(sheet: Any, value: Any, head: bool) -> Any:
         cell.font = Font(bold=styled.bold, italic=styled.italic, **_FONT)
     if styled.centred or styled.wrapped:
         cell.alignment = Alignment(horizontal="center" if styled.centred else None, vertical="top", wrap_text=styled.wrapped)
-    if head:
-        cell.font, cell.fill, cell.alignment = _HEAD
     return cell

@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_used_is_a_user_error(own, text: str, words: str):
     ("argv", "part"),
     [
         (["conformance", "--method", "scirpt"], "Did you mean 'script'"),
-        (["conformance", "--method", "nowhere.py"], "There is no file nowhere.py"),
+        (["conformance", "--method", "nowhere.py"], "There is no file nowhere.py: give the path"),
         (["conformance"], "No method"),
         (["conformance", "--method", "script", "--recordings", "nowhere"], "nowhere holds no recordings"),
         (["--method", "script"], "belong to `run.py bench` and `run.py conformance` and `run.py show`"),

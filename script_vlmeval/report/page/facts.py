@@ -19,7 +19,14 @@ from ..summary import Summary
 _SHOWN = 12  # values of one fact that are named
 _APART = ("fingerprint.config", "fingerprint.benchmark", "finished", "fingerprint.rows")  # in the tables, or different by nature
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
-_FIRST = ("accuracy", "mean", "retention", "pareto", "radar")  # the order of the plots, by how their names begin
+_TITLES = {  # of the plots, by how their names begin, in the order in which they stand
+    "accuracy": "Score against the budget of visual tokens",
+    "retention": "Retention: percent of the unpruned score",
+    "radar": "Retention, benchmark by benchmark",
+    "cost-tokens": "Score against visual tokens",
+    "cost-flops": "Score against prefill FLOPs",
+    "cost-seconds": "Score against time per answer",
+}
 
 
 def headline(summary: Summary) -> str:
@@ -78,15 +85,24 @@ def plots(work_dir: Path) -> str:
 
 def _order(path: Path) -> tuple[int, list[Any]]:
     """By kind, then by name, in which 8 comes before 16."""
-    kind = next((i for i, start in enumerate(_FIRST) if path.stem.startswith(start)), len(_FIRST))
+    kind = next((i for i, start in enumerate(_TITLES) if path.stem.startswith(start)), len(_TITLES))
     return kind, [(part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", path.stem) if part]
 
 
 def _figure(path: Path) -> str:
-    title = escape(re.sub(r"[-_]+", " ", path.stem).strip().capitalize())
+    title = escape(_title(path.stem))
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{title}" loading="lazy" decoding="async" src="data:{_KINDS[path.suffix]};base64,{data}">'
     return f"<figure>{image}<figcaption>{title}</figcaption></figure>"
+
+
+def _title(stem: str) -> str:
+    """What a plot shows, and of which model where its name says it; of a file that is not ours its name."""
+    for start, title in _TITLES.items():
+        if stem == start or stem.startswith(f"{start}-"):
+            model = stem[len(start) + 1 :]
+            return f"{title}, {model}" if model else title
+    return re.sub(r"[-_]+", " ", stem).strip().capitalize()
 
 
 # provenance --------------------------------------------------------------------------------------------------------------

@@ -130,9 +130,10 @@ def _results(summary: Summary, evidence: Evidence) -> dict[str, Any]:
     columns = [
         *_NAMED, _text("benchmark"), _text("metric"), _number("score", 2), _number("95 % interval", 2), _text("letters"),
         _number("published"), _text("published from"), _text("what may differ"),
-        _number("retention %"), _number("retention, 95 %"), _number("loyalty %"), _number("hard rows %"),
-        _number("some method %"), _number("visual tokens"), _number("visual tokens unpruned"), _number("frames"),
-        *(_number(head, 3) for head in _COUNTED), _number("seconds per answer", 4), _number("n", 0), _number("failed", 0),
+        _number("retention %"), _number("retention, 95 %"),
+        _number("visual tokens"), _number("visual tokens unpruned"), _number("frames"),
+        *(_number(head, 3) for head in _COUNTED), _number("seconds per answer", 4),
+        _number("loyalty %"), _number("hard rows %"), _number("some method %"), _number("n", 0), _number("failed", 0),
         _text("scorer"), _text("why there is no score"),
     ]  # fmt: skip
     return _table(columns, [_result(row, evidence) for row in summary.answered])
@@ -146,10 +147,10 @@ def _result(row: Row, evidence: Evidence) -> list[Any]:
     return [
         *_name(row.config), row.benchmark, row.metric or None, score, _interval(figures.score(row, evidence), 2),
         evidence.letters.get(key), *_told(reported(row)),
-        row.retention, _interval(figures.retention(row, evidence)), _beside(evidence.loyalty.get(key)),
-        _beside(hard[0], f" of {hard[1]:,}") if hard else None,
-        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), *kept,
-        *(_fine(cost.get(head)) for head in _COUNTED), _fine(speed(row)["seconds per answer"]), row.n,
+        row.retention, _interval(figures.retention(row, evidence)), *kept,
+        *(_fine(cost.get(head)) for head in _COUNTED), _fine(speed(row)["seconds per answer"]),
+        _beside(evidence.loyalty.get(key)), _beside(hard[0], f" of {hard[1]:,}") if hard else None,
+        evidence.oracle.get((row.config.model, row.benchmark, row.config.budget)), row.n,
         {"v": row.failed, "m": "incomplete"} if row.failed else 0, row.scorer or None, row.data.get("unscored") or None,
     ]  # fmt: skip
 

@@ -10,6 +10,21 @@ const make = (tag, attributes, ...children) => {
   return node;
 };
 
+/** A box that scrolls, with a shadow at either side beyond which there is more. */
+const scroller = (name, child) => {
+  const box = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, child);
+  const frame = make("div", { class: "cut" }, box);
+  const look = () => {
+    frame.classList.toggle("more-before", box.scrollLeft > 1);
+    frame.classList.toggle("more-after", box.scrollLeft < box.scrollWidth - box.clientWidth - 1);
+    frame.style.setProperty("--bar", `${box.offsetWidth - box.clientWidth}px`);
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  const resized = new ResizeObserver(look);
+  [box, child].forEach((node) => resized.observe(node));
+  return frame;
+};
+
 /** Text for those who hear the page. */
 const spoken = (text) => make("span", { class: "spoken" }, text);
 

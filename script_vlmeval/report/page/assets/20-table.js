@@ -57,8 +57,7 @@ class Table {
     this.more = make("button", { type: "button", class: "more", onclick: () => this.show(this.limit + 5 * LINES) });
     const search = field("Filter", (value) => this.filter(value));
     const table = make("table", { class: "data" }, make("thead", {}, make("tr", {}, this.heads)), this.body);
-    const scroll = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, table);
-    box.append(make("div", { class: "tools" }, search.node, this.count), scroll, this.more);
+    box.append(make("div", { class: "tools" }, search.node, this.count), scroller(name, table), this.more);
     this.show(LINES);
   }
 

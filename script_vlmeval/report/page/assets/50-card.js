@@ -1,6 +1,6 @@
-/** One sample: what was asked, and a grid of methods by budgets with what each kept and said. */
+/** One sample: what was asked, and what each configuration kept and said: methods by budgets, or budget by budget. */
 const MARKS = { r: ["✓", "right"], p: ["◐", "partly right"], q: ["◔", "partly right, below a half"], w: ["✗", "wrong"], f: ["!", "failed"], "?": ["·", "not judged row by row"] };
-const budgetText = (budget) => budget.replace(/pct$/, " %");
+const budgetNodes = (budget) => [budget.replace(/pct$/, " %"), make("span", { class: "unit" }, /^\d+$/.test(budget) ? " tokens" : "")];
 
 /** An answer with its mark, in colour, as a symbol and in words. */
 const answerNode = (record, state) => {
@@ -41,7 +41,7 @@ class Card {
   async show() {
     this.sample = this.atlas.sample(this.brief.at);
     this.images = await Promise.all(this.sample.pictures.map((i) => this.atlas.picture(i)));
-    this.node.append(make("div", { class: "body" }, this.asked(), this.grid()));
+    this.node.append(make("div", { class: "body" }, this.asked(), this.answers()));
     this.node.classList.remove("waiting");
     for (const canvas of this.node.querySelectorAll("canvas")) this.view.watch(canvas);
   }
@@ -96,13 +96,29 @@ class Card {
 
   // what was kept
 
-  grid() {
+  /** A table where at least half of it is there, so that columns compare; otherwise only what there is. */
+  answers() {
     const configs = this.atlas.configs;
     const mine = this.view.shown.filter((i) => this.sample.records[i]);
     if (!mine.length) return make("p", { class: "none" }, "No other answers to this sample.");
     const budgets = [...new Set(mine.map((i) => configs[i].budget))];
     const methods = [...new Set(mine.map((i) => configs[i].method))].sort(collator.compare);
-    const head = make("tr", {}, make("td", {}), budgets.map((budget) => make("th", { scope: "col" }, budgetText(budget), make("span", { class: "unit" }, /^\d+$/.test(budget) ? " tokens" : ""))));
+    return 2 * mine.length >= budgets.length * methods.length ? this.grid(mine, budgets, methods) : this.groups(mine, budgets);
+  }
+
+  /** Budget by budget, the methods side by side. */
+  groups(mine, budgets) {
+    const configs = this.atlas.configs;
+    const group = (budget) => {
+      const here = mine.filter((i) => configs[i].budget === budget).sort((a, b) => collator.compare(configs[a].method, configs[b].method));
+      return make("section", { class: "group" }, make("h4", {}, budgetNodes(budget)), make("div", { class: "cells" }, here.map((i) => this.cell(i))));
+    };
+    return make("div", { class: "groups" }, budgets.map(group));
+  }
+
+  grid(mine, budgets, methods) {
+    const configs = this.atlas.configs;
+    const head = make("tr", {}, make("td", {}), budgets.map((budget) => make("th", { scope: "col" }, budgetNodes(budget))));
     const lines = methods.map((method) => {
       const cells = budgets.map((budget) => {
         const i = mine.find((k) => configs[k].method === method && configs[k].budget === budget);
@@ -111,7 +127,7 @@ class Card {
       return make("tr", {}, make("th", { scope: "row" }, method), cells);
     });
     const table = make("table", { class: "grid" }, make("thead", {}, head), make("tbody", {}, lines));
-    return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What each configuration kept and answered" }, table);
+    return scroller("What each configuration kept and answered", table);
   }
 
   cell(i) {
