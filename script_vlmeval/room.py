@@ -23,15 +23,14 @@ def let_go() -> None:
 @contextmanager
 def settled() -> Iterator[None]:
     """What is there now, hundreds of thousands of objects of imported packages, stays as long as this context: the garbage
-    collector need not walk through it each time. A caller who did so already is left alone."""
-    if gc.get_freeze_count():
-        yield
-        return
+    collector need not walk through it each time. What a caller settled before stays so."""
+    before = gc.get_freeze_count()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not before:
+            gc.unfreeze()
 
 
 def keep() -> bool:
