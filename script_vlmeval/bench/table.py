@@ -58,7 +58,7 @@ def notes(facts: Mapping[str, Any]) -> list[str]:
         "does in the prefill.",
         "prefill: to the first token, without the encoder; TTFT: with it; token: each one after the first; all: the encoder and "
         f"{facts['new_tokens']} tokens.",
-        "x: times faster than full. ideal: the same model fed so many tokens, nothing chosen; %ideal: of its speed in prefill.",
+        "x: times faster than full. ideal: the same model fed as many tokens, nothing chosen; %ideal: of its speed in prefill.",
         "KV: MiB of the batch's cache behind the prefill. FLOPs: of one sample's prefill."
         + " peak: GiB, weights included." * (facts["device"] != "cpu"),
         facts["command"],

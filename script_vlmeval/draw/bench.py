@@ -66,7 +66,7 @@ def _entries() -> list[Artist]:
         Patch(color=GREY, label="unpruned"),
         Patch(color=COLORS[0], label="pruned, median"),
         Line2D([], [], **whisker, label="quartiles"),
-        Line2D([], [], **mark, label="ideal: the same model fed so many tokens, nothing chosen"),
+        Line2D([], [], **mark, label="ideal: the same model fed as many tokens, nothing chosen"),
     ]
 
 
