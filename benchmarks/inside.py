@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from script_vlmeval.bench.passes import storages
 from script_vlmeval.doubts import gathered
 from script_vlmeval.errors import UserError
 from script_vlmeval.methods import Method, get_method
@@ -248,12 +249,6 @@ def _thrown_away(self: Prefill, stage: int, x: Any, stand: Any, sizes: list[int]
         for u, k in enumerate(sizes):
             choose(u, x, k)
     return x, stand
-
-
-def storages(kv: Any) -> int:
-    """Bytes that the tensors of a cache really hold."""
-    found = [part.untyped_storage() for layer in kv.layers for part in (layer.keys, layer.values)]
-    return sum({s.data_ptr(): s.nbytes() for s in found}.values())
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------------

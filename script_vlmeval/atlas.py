@@ -21,11 +21,11 @@ from . import inputs
 from .backbones import BACKBONES
 from .files import digest, disk, dumps, read_json, sync_folder, write_json
 from .plugin import Dataset
+from .store import ATLAS, MADE, SAMPLES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ATLAS, SAMPLES, MADE = "atlas", "samples.jsonl", "atlas.json"
 LONGEST, QUALITY = 448, 85  # pixels of a picture's longer side, and how well it is written
 _READER = BACKBONES["qwen2vl2b"]  # of pictures as they are, and of videos as such
 _log = logging.getLogger(__name__)

@@ -59,6 +59,14 @@ class Config:
         budget = _budget_of(name, parts)
         return cls(model, method, budget, tuple(sorted((params or {}).items())) if budget else ())
 
+    @classmethod
+    def of_folder(cls, name: str) -> Config | None:
+        """The configuration that a folder is named after, None of one that is somebody else's."""
+        try:
+            return cls.parse(name)
+        except UserError:
+            return None
+
     @property
     def full(self) -> bool:
         """Whether this is the unpruned model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from . import efficiency, loading, results
@@ -18,6 +18,7 @@ from .runtime import choose_device
 from .tally import Cost, Tally
 from .work import Options, Work
 
+_PROMPTS = 10_000  # of as many tokens in every layer, whose cost is remembered: prompts of one benchmark are much alike
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +78,8 @@ def _cost(work: Work, options: Options) -> Cost | None:
     be had, which is no reason to lose a score."""
     try:
         shape = loading.shape(options.models.record(work.cell.config.model))
-        return partial(efficiency.counted, shape, efficiency.BYTES[work.store.fingerprint["dtype"]])
+        counted = partial(efficiency.counted, shape, efficiency.BYTES[work.store.fingerprint["dtype"]])
+        return lru_cache(_PROMPTS)(counted)
     except (UserError, KeyError) as error:
         _log.debug("%s: no cost: %s", work.cell, error)
         return None

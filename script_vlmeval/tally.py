@@ -14,7 +14,7 @@ _MEANS = ("visual_full", "visual_kept", "between", "text")
 _SPREAD = ("prefill_flops", "kv_bytes")  # figures of which the standard deviation is told too
 
 # (tokens entering each layer, text tokens, visual tokens before pruning) -> figures of one sample, see `efficiency.counted`
-Cost: TypeAlias = Callable[[Sequence[float], float, float], Mapping[str, float]]
+Cost: TypeAlias = Callable[[tuple[float, ...], float, float], Mapping[str, float]]
 
 
 def runs(layers: Sequence[float]) -> list[list[float]]:
@@ -82,7 +82,7 @@ class Tally:
     def _count(self, cost: Cost, layers: Sequence[float], counts: Mapping[str, Any]) -> None:
         """Answers of a model with another number of layers than is described have no cost, and their score stands."""
         try:
-            figures = cost(layers, counts["text"], counts["visual_full"])
+            figures = cost(tuple(layers), counts["text"], counts["visual_full"])
         except UserError:
             self.cost = None
             return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import socket
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -135,6 +138,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no oracles: {folder} is not there (set SHARED to the folder that holds them)")
     return folder
+
+
+def benchmark(name: str) -> ModuleType:
+    """The module `benchmarks/<name>.py`, which is in no package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
 
 
 DRAWN = ("test_plots", "test_report", "test_sheets", "test_page", "test_summary", "test_sweep")  # what looks at a folder's plots

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import benchmark
 from models import private
 
 from script_vlmeval import get_method, pruning
@@ -22,10 +21,7 @@ YES, NO = torch.tensor(True), torch.tensor(False)
 
 @pytest.fixture(scope="module")
 def waits() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("waits_benchmark", ROOT / "benchmarks" / "waits.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("waits")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, benchmark
 
 from script_vlmeval import cells, plans, tiny
 from script_vlmeval.errors import UserError
@@ -27,10 +26,7 @@ TOY = ["--hidden", "64", "--layers", "24", "--side", "6", "--text", "8", "--repe
 
 @pytest.fixture(scope="module")
 def inside() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("inside_benchmark", ROOT / "benchmarks" / "inside.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("inside")
 
 
 # -- the page, read ------------------------------------------------------------------------------------------------------------

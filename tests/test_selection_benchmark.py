@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, benchmark
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from script_vlmeval import kernels
@@ -23,10 +22,7 @@ VIEWS |= {"_unsafe_view", "detach", "lift_fresh"}
 
 @pytest.fixture(scope="module")
 def selection() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("selection_benchmark", ROOT / "benchmarks" / "selection.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("selection")
 
 
 class Counting(TorchDispatchMode):

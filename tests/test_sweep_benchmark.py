@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import benchmark
 from runtimes import lightly
 
 from script_vlmeval import tiny
@@ -25,11 +24,7 @@ CONFIGS = ["tiny_full", "tiny_divprune_84", "tiny_fastv_84"]
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     before, path = set(sys.modules), list(sys.path)
-    spec = importlib.util.spec_from_file_location("sweep_benchmark", ROOT / "benchmarks" / "sweep.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    yield module
+    yield benchmark("sweep")
     sys.path[:] = path
     for name in {"sweep_benchmark", "sweep_models", "sweep_overhead", "sweep_sides"} - before:
         del sys.modules[name]

@@ -20,14 +20,13 @@ from ..cells import Config, Scalar, schedule
 from ..errors import UserError
 from ..files import disk
 from ..progress import Progress
+from .rows import ADVICE
 from .wanted import Wanted, refuse_if_none, wanted
 
 if TYPE_CHECKING:
     from ..methods import Method
     from .rows import Row
     from .subject import Subject
-
-ADVICE = "choose another folder with -o, or change its permissions"
 
 
 @dataclass(frozen=True)

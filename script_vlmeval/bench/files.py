@@ -10,9 +10,8 @@ from typing import Any
 from ..draw.bench import Bar, Group, draw
 from ..files import write_json
 from ..report.sheets import Page, Styled, save
-from .rows import TIMES, Row
+from .rows import ADVICE, TIMES, Row
 
-ADVICE = "choose another folder with -o, or change its permissions"
 _RAW = ("prefill_ms", "selection_ms", "question_ms", "token_ms", "generation_ms", "peak_bytes", "encoder_ms")
 _DIGITS = 3
 

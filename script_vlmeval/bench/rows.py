@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+ADVICE = "choose another folder with -o, or change its permissions"  # where files cannot be written
 IDEAL = "ideal"  # in the place of a method: the same model, fed what is left
 _ROUNDING = 1e-6  # tokens
 TIMES = ("encoder_ms", "selection_ms", "question_ms", "prefill_ms", "ttft_ms", "token_ms", "answer_ms")

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..methods import Method
 from ..query import ClipQuery, LlmQuery, QuerySource
 from ..runtime import Prepared, Runtime
+from .clocks import Clock
 from .geometry import Geometry
 
 TEXT = 40  # text tokens of a prompt for random weights, half of them before the picture
@@ -78,7 +79,7 @@ def loaded(record: Backbone, models: Models, device: str, dtype: str, attn: str)
     """From the checkpoint, which is fetched where it is not here. Its answers do not end, so that all are equally long."""
     runtime = Runtime.load(record.id, device=device, dtype=dtype, attn=attn, checkpoints=models)
     runtime.model.generation_config.eos_token_id = None
-    return Subject(runtime, None, weights=_held(device))
+    return Subject(runtime, None, weights=Clock(device).held())
 
 
 def drawn(record: Backbone, geometry: Geometry, device: str, dtype: str, attn: str) -> Subject:
@@ -99,7 +100,7 @@ def drawn(record: Backbone, geometry: Geometry, device: str, dtype: str, attn: s
     if record.protocol == "paper":
         loading.as_in_papers(model)
     side = _text_side(geometry, device, config.vision_config.hidden_size, record.clip_sign) if record.clip else None
-    return Subject(Runtime(record, model, None, device), geometry, side, _held(device))
+    return Subject(Runtime(record, model, None, device), geometry, side, Clock(device).held())
 
 
 def _check_room(kind: Any, config: Any, device: str, dtype: str) -> None:
@@ -112,10 +113,6 @@ def _check_room(kind: Any, config: Any, device: str, dtype: str) -> None:
         raise UserError(
             f"its weights take {needed / 2**30:.0f} GiB, and this computer has {there / 2**30:.0f}: use a GPU, or mid."
         )
-
-
-def _held(device: str) -> int | None:
-    return torch.cuda.memory_allocated() if device != "cpu" else None
 
 
 def _text_side(geometry: Geometry, device: str, width: int, sign: int) -> ClipQuery:

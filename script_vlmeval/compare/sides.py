@@ -27,40 +27,33 @@ class Side:
         """(configuration, benchmark) -> folder, of those with a result. The configuration is '' where it is this side's own."""
         with disk(self.folder):
             found = sorted(self.folder.glob(f"{self.config or '*'}/*/{RESULT}"))
-        cells = [path.parent for path in found if _parsed(path.parent.parent.name)]
+        cells = [path.parent for path in found if Config.of_folder(path.parent.parent.name)]
         return {("" if self.config else cell.parent.name, cell.name): cell for cell in cells}
 
     def unfinished(self) -> str:
         """What to do where a cell was begun that has no result; '' where all have one."""
         with disk(self.folder):
             begun = [path for name in (CELL, FAILURE) for path in self.folder.glob(f"{self.config or '*'}/*/{name}")]
-            if all(path.with_name(RESULT).exists() for path in begun if _parsed(path.parent.parent.name)):
+            if all(path.with_name(RESULT).exists() for path in begun if Config.of_folder(path.parent.parent.name)):
                 return ""
         return f" `run.py status --work-dir {self.folder}` says what is done; the same run again finishes the rest."
 
 
 def side_of(said: str, work_dir: Path) -> Side:
     """A configuration of the work dir before a folder of the same name."""
-    if "/" not in said and (work_dir / said).is_dir() and _parsed(said):
+    if "/" not in said and (work_dir / said).is_dir() and Config.of_folder(said):
         return Side(said, work_dir, said)
     path = Path(said).expanduser()
-    if path.is_dir() and (_parsed(path.name) and not any(path.glob(f"*/*/{RESULT}"))):
+    if path.is_dir() and (Config.of_folder(path.name) and not any(path.glob(f"*/*/{RESULT}"))):
         return Side(said, path.parent, path.name)
     if path.is_dir():
         return Side(said, path, None)
     where, name = (path.parent, path.name) if "/" in said else (work_dir, said)
-    known = [folder.name for folder in where.glob("*/") if _parsed(folder.name)] if where.is_dir() else []
+    known = [folder.name for folder in where.glob("*/") if Config.of_folder(folder.name)] if where.is_dir() else []
     if not known:
         advice = "give a folder that a run has written" if "/" in said else "name its folder with --work-dir"
         raise UserError(f"'{said}' is neither a folder of results nor a configuration in '{where}', which has none; {advice}.")
     raise unknown("configuration", name, known, f"(in '{where}'; a folder of results may be named too)")
-
-
-def _parsed(name: str) -> Config | None:
-    try:
-        return Config.parse(name)
-    except UserError:
-        return None
 
 
 def pairs_of(a: Side, b: Side, data: Sequence[str]) -> list[tuple[Cell, Cell]]:

@@ -70,7 +70,7 @@ def cells(work_dir: Path) -> Iterator[tuple[str, str, Path]]:
         folders = sorted(path for path in work_dir.glob("*/*/") if not path.name.startswith("."))
     for folder in folders:
         there = any((folder / name).exists() for name in (CELL, RESULT)) or shard.files(folder)
-        if there and _is_config(folder.parent.name):
+        if there and Config.of_folder(folder.parent.name):
             yield folder.parent.name, folder.name, folder
 
 
@@ -91,14 +91,6 @@ def looked(folder: Path) -> Files:
     with disk(folder):
         stats = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file() and path.name != LOCK]
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
-
-
-def _is_config(name: str) -> bool:
-    try:
-        Config.parse(name)
-    except UserError:
-        return False
-    return True
 
 
 def _whole(value: object) -> int | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import lines, read_json, write_json
+from ..store import ATLAS, MADE, SAMPLES
 from .plans import Plan
 
-ATLAS, SAMPLES, MADE = "atlas", "samples.jsonl", "atlas.json"
 _log = logging.getLogger(__name__)
 
 

@@ -18,6 +18,7 @@ from .. import stats
 from ..cells import Config
 from ..draw import Row, peers
 from ..stats import Difference, Estimate
+from .figures import key
 from .summary import Summary
 from .worth import Panel, loyalty, panels, worth_file
 
@@ -86,18 +87,18 @@ def evidence(summary: Summary) -> Evidence:
         first = panel.rows[0]
         alike = peers(tables[first.config.model, first.benchmark])  # also of those that have no panel, as the plots have it
         _Reading(panel, alike).into(found)
-        told.update((str(row.config), row.benchmark) for row in panel.rows)
+        told.update(map(key, panel.rows))
     for config in summary.configs:
         if (mean := _mean_retention(summary, config, found)) is not None:
             found.mean_retention[str(config)] = mean
-    silent = (row for row in summary.rows if (str(row.config), row.benchmark) not in told)
-    found.damaged.update((str(row.config), row.benchmark) for row in silent if worth_file(row, summary.workbook.parent).exists())
+    silent = (row for row in summary.rows if key(row) not in told)
+    found.damaged.update(key(row) for row in silent if worth_file(row, summary.workbook.parent).exists())
     return found
 
 
 def _mean_retention(summary: Summary, config: Config, found: Evidence) -> Estimate | None:
     """None where a benchmark of the mean has no interval. Of a single benchmark, its own."""
-    ratios = [found.retention.get((str(config), row.benchmark)) for row in summary.compared(config)]
+    ratios = [found.retention.get(key(row)) for row in summary.compared(config)]
     known = [ratio for ratio in ratios if ratio is not None]
     if not known or len(known) < len(ratios):
         return None
@@ -153,7 +154,7 @@ class _Reading:
         found.oracle.update(self._oracles())
 
     def _key(self, i: int) -> Key:
-        return str(self.rows[i].config), self.benchmark
+        return key(self.rows[i])
 
     def _comparisons(self) -> list[Comparison]:
         groups = [group.columns for group in self.peers]

@@ -40,9 +40,7 @@ def read(work_dir: Path) -> Summary:
 
 def _read(folder: Path) -> Row | str | None:
     """The result in a cell's folder, or why there is none; None for a folder that is no cell's."""
-    try:
-        config = Config.parse(folder.parent.name)
-    except UserError:
+    if (config := Config.of_folder(folder.parent.name)) is None:
         return None
     if not (folder / RESULT).exists():
         return UNFINISHED

@@ -166,9 +166,7 @@ def _completed(cells: Sequence[CellState]) -> list[CellState]:
 @cache
 def _place(name: str) -> tuple[Any, ...]:
     """Of a configuration: model by model, the unpruned one first, then from the largest budget to the smallest."""
-    try:
-        config = Config.parse(name)
-    except UserError:
+    if (config := Config.of_folder(name)) is None:
         return "~", name
     size = float(config.budget.lstrip("r").partition("k")[0].removesuffix("pct") or 0)
     return config.model, not config.full, -size, config.budget, config.method

@@ -18,4 +18,21 @@ from .cell import CELL, FAILURE, RESULT, WORTH, CellStore, Line, failure
 from .lock import LOCK, held
 from .shard import PREDICTIONS, written
 
-__all__ = ["CELL", "FAILURE", "LOCK", "PREDICTIONS", "RESULT", "WORTH", "CellStore", "Line", "failure", "held", "written"]
+ATLAS, SAMPLES, MADE = "atlas", "samples.jsonl", "atlas.json"  # beside the cells: work_dir/atlas/<benchmark>/, and its files
+
+__all__ = [
+    "ATLAS",
+    "CELL",
+    "FAILURE",
+    "LOCK",
+    "MADE",
+    "PREDICTIONS",
+    "RESULT",
+    "SAMPLES",
+    "WORTH",
+    "CellStore",
+    "Line",
+    "failure",
+    "held",
+    "written",
+]

@@ -14,12 +14,12 @@ from typing import Any
 from ...cells import Config
 from ...draw import Row, at
 from ...files import disk, lines, read_json
+from ...store import ATLAS, MADE, SAMPLES
 from ..summary import Summary
 from .answers import Answer, answers, share
 from .embed import CLOSE, embedded, opened
 from .tokens import Places, kept
 
-ATLAS, SAMPLES, MADE = "atlas", "samples.jsonl", "atlas.json"
 ROOM = 192 << 20  # bytes of pictures that a page holds at most: browsers open no page of a gigabyte
 _KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 _log = logging.getLogger(__name__)
